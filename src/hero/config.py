@@ -1,0 +1,318 @@
+"""Every setting of a run: one pydantic model per stage of the road, composed in `Config`.
+
+Unknown keys are errors that name the nearest known key. Every field has a description; the reference in
+docs/configuration.md is generated from them (`python -m hero.config`), and a test keeps it complete.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hero.errors import ConfigError, nearest
+
+__all__ = [
+    "Config",
+    "EvaluationConfig",
+    "EvaluatorConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "RepresentationConfig",
+    "RewardConfig",
+    "SamplingConfig",
+    "TaskConfig",
+    "UpdateConfig",
+    "load_toml",
+    "merge",
+    "parse_assignments",
+    "reference",
+    "validate",
+]
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TaskConfig(_Stage):
+    """What to draw, and what makes an image good."""
+
+    name: str = Field("custom", description="Name of a built-in task (`hero tasks`), or `custom`.")
+    prompts: tuple[str, ...] = Field((), description="Prompts to train on; images are shared out evenly.")
+    criterion: str = Field("", description="What makes an image good, in words; shown to evaluators.")
+
+    @model_validator(mode="after")
+    def _has_prompts(self) -> Self:
+        if not self.prompts or not all(p.strip() for p in self.prompts):
+            raise ValueError("a task needs at least one prompt, and no empty one")
+        if len(set(self.prompts)) != len(self.prompts):
+            raise ValueError("the same prompt is given twice")
+        return self
+
+
+class ModelConfig(_Stage):
+    """The diffusers pipeline that is trained."""
+
+    path: str = Field("tinyworld", description="`tinyworld` (bundled), a pipeline folder, or a hub id.")
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
+    variant: str | None = Field(None, description="Weight variant of the files, e.g. `fp16`.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Precision of the frozen weights and of sampling; LoRA weights are fp32 always."
+    )
+    device: str = Field("auto", description="`auto` (an accelerator when there is one), `cpu`, `cuda`, …")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice.")
+
+
+class LoraConfig(_Stage):
+    """The weights that are trained."""
+
+    rank: int = Field(8, ge=1, description="LoRA rank.")
+    alpha: float = Field(8.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
+    layers: tuple[Literal["attention", "feed-forward", "resnet", "projection"], ...] = Field(
+        ("attention",),
+        min_length=1,
+        description="Kinds of layer with a LoRA: `attention` (q, k, v, out), `feed-forward`, `resnet` "
+        "(the convolutions), `projection` (in and out of each transformer block).",
+    )
+
+
+class SamplingConfig(_Stage):
+    """How images are drawn, in training and in evaluation."""
+
+    num_steps: int = Field(50, ge=1, le=1000, description="Denoising steps T of a trajectory.")
+    eta: float = Field(1.0, ge=0, le=1, description="Stochasticity of a DDIM step; 0 is deterministic.")
+    guidance_scale: float = Field(5.0, ge=0, description="Classifier-free guidance scale; ≤ 1 means off.")
+    height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
+    width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
+    images_per_round: int = Field(64, ge=1, description="Images drawn and shown in a round.")
+    micro_batch: int = Field(
+        8, ge=1, description="Images denoised together; they are shown as soon as they are drawn."
+    )
+
+
+class NoiseConfig(_Stage):
+    """Where the initial noises of the next round come from (feedback-guided image generation)."""
+
+    kind: Literal["feedback", "standard"] = Field(
+        "feedback", description="`feedback`: near the noises of good images; `standard`: always N(0, I)."
+    )
+    best_share: float = Field(0.5, ge=0, le=1, description="β: share of draws near the best image's noise.")
+    epsilon: float = Field(
+        0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving)."
+    )
+
+
+class RepresentationConfig(_Stage):
+    """The embedding that is trained online on good / bad / best labels (feedback-aligned representation)."""
+
+    width: int = Field(2048, ge=4, description="Width of the embedding; the head narrows it to a quarter.")
+    epochs: int = Field(500, ge=0, description="Gradient steps on triplets per round.")
+    batch_size: int = Field(2048, ge=1, description="Triplets per gradient step.")
+    learning_rate: float = Field(1e-5, gt=0, description="Adam's learning rate.")
+    margin: float = Field(0.5, ge=0, description="Margin of the triplet loss (distances lie in [0, 1]).")
+
+
+class RewardConfig(_Stage):
+    """Feedback → reward → advantage."""
+
+    kind: Literal["similarity-to-best", "similarity-to-good", "label", "score"] = Field(
+        "similarity-to-best",
+        description="`similarity-to-best`: (1 + cos(E(z), E(best)))/2; `similarity-to-good`: its mean over "
+        "the good images; `label`: 1 or 0; `score`: the evaluator's own number.",
+    )
+    advantage_clip: float = Field(5.0, gt=0, description="Advantages are clipped to ± this.")
+    min_group: int = Field(
+        4, ge=2, description="Advantages are normalised per prompt where it has at least this many images."
+    )
+
+
+class UpdateConfig(_Stage):
+    """Gradient steps on the LoRA."""
+
+    kind: Literal["ppo", "none"] = Field(
+        "ppo", description="`ppo`: clipped policy gradient over replayed timesteps; `none`: frozen weights."
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="AdamW's learning rate.")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
+    clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
+    timesteps_per_image: int = Field(5, ge=1, description="K: timesteps trained per image, drawn at random.")
+    images_per_step: int = Field(8, ge=1, description="Images behind one optimizer step.")
+    micro_batch: int = Field(2, ge=1, description="Transitions replayed together; gradients are summed in order.")
+    inner_epochs: int = Field(1, ge=1, description="Passes over the round's images.")
+    recompute_log_probs: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether old log-probabilities are computed again through the training path before the "
+        "first gradient step; `auto`: where sampling runs in half precision.",
+    )
+
+
+class EvaluatorConfig(_Stage):
+    """Who answers."""
+
+    name: str = Field(
+        "oracle", description="`oracle` (the task's judge), `module:callable`, or `python` (the caller answers)."
+    )
+    label_noise: float = Field(0.0, ge=0, le=1, description="Oracle: share of verdicts flipped at random.")
+    strictness: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="Oracle: > 0 also rejects successes whose quality is below this; < 0 forgives failures "
+        "whose quality is at least 1 − |this|.",
+    )
+    fatigue: float = Field(
+        0.0, ge=0, le=1, description="Oracle: extra share of flipped verdicts, growing to this over the run."
+    )
+    best: Literal["quality", "random"] = Field(
+        "quality", description="Oracle: the best is the good image of highest quality, or a random good one."
+    )
+
+
+class EvaluationConfig(_Stage):
+    """What is measured after training."""
+
+    images: int = Field(200, ge=1, description="Images per figure; noises are held out from training.")
+    seed: int = Field(1_000_003, description="Seed of the held-out noises, the same for every method.")
+    after_training: bool = Field(True, description="Whether `hero train` evaluates and writes the report.")
+
+
+class Config(_Stage):
+    """A whole run. `hero train` writes it, fully resolved, to config.toml."""
+
+    method: str = Field("hero", description="Name of the recipe that the settings came from.")
+    preset: str = Field("tinyworld", description="Name of the values that the settings came from.")
+    seed: int = Field(0, ge=0, description="Seed of every random draw.")
+    rounds: int = Field(8, ge=1, description="Rounds of feedback.")
+    task: TaskConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    noise: NoiseConfig = Field(default_factory=NoiseConfig)
+    evaluator: EvaluatorConfig = Field(default_factory=EvaluatorConfig)
+    representation: RepresentationConfig = Field(default_factory=RepresentationConfig)
+    reward: RewardConfig = Field(default_factory=RewardConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.sampling.eta == 0 and self.update.kind == "ppo":
+            raise ValueError("sampling.eta is 0: a deterministic sampler has no policy gradient; use eta > 0")
+        if self.update.kind == "ppo" and self.update.timesteps_per_image > self.sampling.num_steps:
+            raise ValueError("update.timesteps_per_image is larger than sampling.num_steps")
+        if self.sampling.images_per_round < len(self.task.prompts):
+            raise ValueError("sampling.images_per_round is smaller than the number of prompts")
+        return self
+
+    def to_toml(self) -> str:
+        """This configuration as TOML; `validate(tomllib.loads(...))` gives an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts laid over each other; later layers win."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            merged[key] = (
+                merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+            )
+    return merged
+
+
+def validate(values: Mapping[str, Any]) -> Config:
+    """`Config` from nested dicts.
+
+    Raises:
+        ConfigError: names each wrong key with the nearest known one, and each value out of range.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    dotted = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        model: Any = Config
+        for part in location[:-1]:
+            model = model.model_fields[part].annotation
+        prefix = ".".join(location[:-1])
+        hint = nearest(location[-1], model.model_fields)
+        return f"unknown setting {dotted!r}; {hint}" + (f" (in {prefix})" if prefix else "")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not location:
+        return message
+    return f"{dotted} = {item['input']!r}: {message}" if not isinstance(item["input"], dict) else f"{dotted}: {message}"
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Settings from a TOML file, as nested dicts.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`["sampling.eta=0.5", ...]` as nested dicts; a value is TOML, or else a plain string.
+
+    Raises:
+        ConfigError: an assignment without "=" or without a key.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: write stage.field=value, e.g. sampling.eta=0.5")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        nested: Any = value
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        settings = merge(settings, nested)
+    return settings
+
+
+def reference() -> str:
+    """The configuration reference as Markdown, generated from the fields' descriptions."""
+    lines = []
+    stages: list[tuple[str, type[BaseModel]]] = [("", Config)]
+    stages += [
+        (name, f.annotation)
+        for name, f in Config.model_fields.items()
+        if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel)
+    ]
+    for prefix, model in stages:
+        lines += [f"## `{prefix}`" if prefix else "## The run", "", (model.__doc__ or "").strip(), ""]
+        lines += ["| setting | default | meaning |", "|---|---|---|"]
+        for name, info in model.model_fields.items():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                continue
+            key = f"{prefix}.{name}" if prefix else name
+            default = "required" if info.is_required() else f"`{info.default!r}`"
+            lines.append(f"| `{key}` | {default} | {info.description} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(reference())

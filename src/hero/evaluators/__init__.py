@@ -1,0 +1,69 @@
+"""Who answers: `resolve` turns `Config.evaluator` into an evaluator.
+
+A new built-in evaluator is one file in this folder and one entry in `_BUILT_IN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NoReturn
+
+from hero.config import Config
+from hero.errors import ConfigError, nearest
+from hero.evaluators.callable import load_evaluator
+from hero.evaluators.check import check_evaluator
+from hero.evaluators.oracle import Oracle
+from hero.evaluators.protocols import Evaluator, LiveEvaluator
+from hero.tasks import get_task
+
+__all__ = ["Evaluator", "LiveEvaluator", "Oracle", "check_evaluator", "load_evaluator", "resolve"]
+
+_OWN = "name an evaluator of your own with --evaluator module:callable"
+
+
+def resolve(config: Config) -> Evaluator | LiveEvaluator:
+    """The evaluator that `config.evaluator.name` names.
+
+    Raises:
+        ConfigError: there is none of that name, it cannot judge this task or this model, or "python", whose
+            answers come from the caller.
+    """
+    name = config.evaluator.name
+    if ":" in name:
+        return load_evaluator(name)
+    if name not in _BUILT_IN:
+        raise ConfigError(f"unknown evaluator {name!r}; {nearest(name, _BUILT_IN)}, or module:callable")
+    return _BUILT_IN[name](config)
+
+
+def _oracle(config: Config) -> Evaluator:
+    if config.task.name == "custom":
+        raise ConfigError(f"a prompt of your own has no oracle; {_OWN}")
+    task = get_task(config.task.name)
+    own = [prompt for prompt in config.task.prompts if prompt not in task.prompts + task.transfer_prompts]
+    if own:
+        raise ConfigError(f"a prompt of your own has no oracle: {own[0]!r} is not of {task.name!r}; {_OWN}")
+    if task.judge is None:
+        raise ConfigError(f"the task {task.name!r} has no oracle, only a person can tell; {_OWN}")
+    if config.model.path != task.judge_model:
+        raise ConfigError(
+            f"the oracle of {task.name!r} can judge images of the model {task.judge_model!r} only, "
+            f"not of {config.model.path!r}; {_OWN}"
+        )
+    return Oracle(task.judge, config.evaluator, config.seed, config.rounds)
+
+
+def _web(config: Config) -> NoReturn:
+    raise ConfigError(f"this version has no labelling page yet; {_OWN}, or use Tuner.ask and Tuner.tell")
+
+
+def _python(config: Config) -> NoReturn:
+    raise ConfigError(
+        "the evaluator 'python' is the caller: loop over Tuner.ask() and Tuner.tell(feedback) yourself"
+    )
+
+
+_BUILT_IN: Mapping[str, Callable[[Config], Evaluator | LiveEvaluator]] = MappingProxyType(
+    {"oracle": _oracle, "web": _web, "python": _python}
+)

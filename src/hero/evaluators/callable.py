@@ -1,0 +1,76 @@
+"""Loads an evaluator of the user's own from "module:callable", with messages that say what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+from hero.errors import ConfigError, nearest
+from hero.evaluators.protocols import Evaluator, LiveEvaluator
+
+__all__ = ["load_evaluator"]
+
+
+def load_evaluator(spec: str) -> Evaluator | LiveEvaluator:
+    """The evaluator that `spec`, "module:callable", names.
+
+    Modules of the current directory are found too. A class is instantiated without arguments.
+
+    Raises:
+        ConfigError: there is no such module or attribute, importing or instantiating fails, or what is there
+            is no evaluator.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"evaluator {spec!r}: write module:callable, e.g. my_judge:evaluate")
+    module = _import(module_name, spec)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [name for name in vars(found) if not name.startswith("_")]
+            hint = f"; {nearest(part, public)}" if public else ""
+            raise ConfigError(f"evaluator {spec!r}: {module.__name__} has no {attribute!r}{hint}")
+        found = getattr(found, part)
+    if isinstance(found, type):
+        found = _instantiate(found, spec)
+    if isinstance(found, LiveEvaluator):
+        return found
+    if not callable(found):
+        raise ConfigError(
+            f"evaluator {spec!r} is a {type(found).__name__}: it must be callable with an ImageBatch, "
+            "or have begin, show and collect"
+        )
+    evaluator: Evaluator = found
+    return evaluator
+
+
+def _import(name: str, spec: str) -> ModuleType:
+    # A console script, unlike `python -m`, does not search the current directory.
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        parts = name.split(".")
+        if isinstance(error, ModuleNotFoundError) and error.name in {
+            ".".join(parts[: length + 1]) for length in range(len(parts))
+        }:
+            raise ConfigError(
+                f"evaluator {spec!r}: no module named {error.name!r}, neither in {here} nor installed"
+            ) from None
+        cause = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"evaluator {spec!r}: importing {name} failed: {cause}") from error
+
+
+def _instantiate(kind: type, spec: str) -> Any:
+    try:
+        return kind()
+    except Exception as error:
+        raise ConfigError(
+            f"evaluator {spec!r}: {kind.__name__}() failed: {type(error).__name__}: {error}; "
+            "an evaluator class is instantiated without arguments"
+        ) from error

@@ -1,0 +1,171 @@
+"""Named recipes and value presets: what `--method` and the model choose.
+
+A method says which distribution, reward and update make it up; a preset says with which values, for a kind of
+model. Settings are laid over each other: preset, method, then the caller's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hero.config import Config, merge, validate
+from hero.errors import ConfigError, nearest
+from hero.tasks import get_task
+from hero.tinyworld import NAME as TINYWORLD
+
+__all__ = ["METHODS", "PRESETS", "Method", "configure", "resolve"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe: one sentence, and the settings that make it what it is."""
+
+    summary: str
+    settings: Mapping[str, Any]
+
+
+METHODS: dict[str, Method] = {
+    "hero": Method(
+        "feedback-aligned representation as reward, feedback-guided initial noise, PPO",
+        {
+            "noise": {"kind": "feedback"},
+            "reward": {"kind": "similarity-to-best"},
+            "update": {"kind": "ppo"},
+        },
+    ),
+    "ddpo": Method(
+        "the labels themselves as reward, fresh initial noise, PPO (baseline)",
+        {"noise": {"kind": "standard"}, "reward": {"kind": "label"}, "update": {"kind": "ppo"}},
+    ),
+    "noise-only": Method(
+        "feedback-guided initial noise with frozen weights (control)",
+        {"noise": {"kind": "feedback"}, "reward": {"kind": "label"}, "update": {"kind": "none"}},
+    ),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "stable-diffusion": {
+        "sampling": {"num_steps": 50, "eta": 1.0, "guidance_scale": 5.0, "images_per_round": 64, "micro_batch": 8},
+        "lora": {"rank": 4, "alpha": 4.0, "layers": ("attention",)},
+        "representation": {
+            "width": 2048,
+            "epochs": 500,
+            "batch_size": 2048,
+            "learning_rate": 1e-5,
+            "margin": 0.5,
+        },
+        "noise": {"best_share": 0.5, "epsilon": 0.1},
+        "update": {
+            "learning_rate": 3e-4,
+            "weight_decay": 1e-4,
+            "max_grad_norm": 1.0,
+            "clip_range": 1e-4,
+            "timesteps_per_image": 5,
+            "images_per_step": 8,
+            "micro_batch": 2,
+        },
+    },
+    "tinyworld": {
+        "sampling": {"num_steps": 20, "eta": 1.0, "guidance_scale": 2.0, "images_per_round": 64, "micro_batch": 16},
+        "lora": {"rank": 8, "alpha": 8.0, "layers": ("attention", "feed-forward", "resnet")},
+        "representation": {
+            "width": 256,
+            "epochs": 200,
+            "batch_size": 256,
+            "learning_rate": 1e-3,
+            "margin": 0.5,
+        },
+        "noise": {"best_share": 0.5, "epsilon": 0.1},
+        "update": {
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "max_grad_norm": 1.0,
+            "clip_range": 1e-4,
+            "timesteps_per_image": 5,
+            "images_per_step": 8,
+            "micro_batch": 40,
+        },
+    },
+}
+"""Values per kind of model: the published ones for Stable Diffusion, tuned ones for the tiny world."""
+
+
+def resolve(method: str, preset: str, overrides: Mapping[str, Any]) -> Config:
+    """The full configuration of `method` with the values of `preset` and the caller's `overrides` (nested dicts).
+
+    Raises:
+        ConfigError: an unknown method, preset or setting, or a value out of range.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
+    named = {"method": method, "preset": preset}
+    return validate(merge(PRESETS[preset], METHODS[method].settings, overrides, named))
+
+
+def configure(
+    task: str | None = None,
+    *,
+    prompts: str | Sequence[str] = (),
+    criterion: str | None = None,
+    model: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    rounds: int | None = None,
+    images_per_round: int | None = None,
+    seed: int | None = None,
+    evaluator: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Config:
+    """A configuration from a task's name, or from prompts of your own.
+
+    Args:
+        task: a built-in task (`hero tasks`); `hand` where neither a task nor prompts are given.
+        prompts: prompts to train on instead of a task's.
+        criterion: what makes an image good, in words; default: the task's.
+        model: `tinyworld` (the default), a pipeline folder or a hub id.
+        method: see `METHODS`; default: `hero`.
+        preset: see `PRESETS`; default: by model.
+        settings: any other settings as nested dicts, e.g. {"sampling": {"eta": 0.5}}; these are laid under the
+            named arguments and over method and preset.
+
+    Raises:
+        ConfigError: something is unknown or out of range, or both a task and prompts are given.
+    """
+    own = dict(settings or {})
+    chosen_prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    if task is not None and chosen_prompts:
+        raise ConfigError("give a task or prompts of your own, not both")
+    if chosen_prompts:
+        about: dict[str, Any] = {"name": "custom", "prompts": chosen_prompts, "criterion": criterion or ""}
+    elif task is not None or "task" not in own:
+        built_in = get_task(task or "hand")
+        about = {
+            "name": built_in.name,
+            "prompts": built_in.prompts,
+            "criterion": criterion if criterion is not None else built_in.criterion,
+        }
+    else:
+        about = {"criterion": criterion} if criterion is not None else {}
+    named: dict[str, Any] = {
+        "rounds": rounds,
+        "seed": seed,
+        "method": method,
+        "preset": preset,
+        "task": about,
+        "model": {"path": model},
+        "sampling": {"images_per_round": images_per_round},
+        "evaluator": {"name": evaluator},
+    }
+    merged = merge(own, _without_none(named))
+    path = merged.get("model", {}).get("path", TINYWORLD)
+    by_model = "tinyworld" if path == TINYWORLD else "stable-diffusion"
+    return resolve(merged.get("method", "hero"), merged.get("preset", by_model), merged)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    return {k: v for k, v in kept.items() if v is not None and v != {}}

@@ -1,0 +1,189 @@
+"""A diffusers pipeline as a stochastic policy: one inner convention, one file per model family.
+
+Everything to the right of here speaks `Policy` alone and never branches on the model. A new family is a new file
+and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from hero.config import Config, ModelConfig
+from hero.errors import ModelError, nearest
+from hero.tinyworld import NAME as TINYWORLD
+from hero.tinyworld import model_path
+from hero.transitions import Transition
+
+__all__ = ["FAMILIES", "Conditioning", "Policy", "family_of", "load_policy", "resolve_device"]
+
+FAMILIES: dict[str, str] = {
+    "StableDiffusionPipeline": "hero.policies.stable_diffusion:StableDiffusionPolicy",
+}
+"""Pipeline class (as in model_index.json) → the policy that bends it to the inner convention."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What P prompts contribute: named tensors (P, ...), and the same for the empty prompt.
+
+    Attributes:
+        positive: one row per prompt.
+        negative: the same keys, one row, for classifier-free guidance.
+    """
+
+    positive: Mapping[str, torch.Tensor]
+    negative: Mapping[str, torch.Tensor]
+
+    def rows(self, prompt_index: torch.Tensor) -> Conditioning:
+        """One positive and one negative row per entry of `prompt_index` (N,)."""
+        n = len(prompt_index)
+        return Conditioning(
+            {key: value[prompt_index.to(value.device)] for key, value in self.positive.items()},
+            {key: value[:1].expand(n, *value.shape[1:]) for key, value in self.negative.items()},
+        )
+
+
+class Policy(Protocol):
+    """A diffusion model whose denoising steps are Gaussian transitions.
+
+    Attributes:
+        latent_shape: (C, h, w).
+        num_steps: T.
+        trainable_steps: (T,) bool on the CPU; False where a step has no density.
+        device: where latents live.
+        storage_dtype: dtype of stored latents; a latent is rounded to it before its log-probability is taken.
+    """
+
+    latent_shape: tuple[int, int, int]
+    num_steps: int
+    trainable_steps: torch.Tensor
+    device: torch.device
+    storage_dtype: torch.dtype
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompt embeddings, computed once and without gradient."""
+        ...
+
+    def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
+        """The step of each latent: `latents` (N, C, h, w), `steps` (N,) int64 in [0, T), N conditioning rows."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Final latents (N, C, h, w) to RGB images."""
+        ...
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The LoRA weights, fp32, in a fixed order."""
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The LoRA weights by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Within it the LoRA is off: the policy is the base model."""
+        ...
+
+    def save_lora(self, folder: Path) -> Path:
+        """Writes pytorch_lora_weights.safetensors with its adapter metadata; returns the file."""
+        ...
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"model.device = {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def family_of(pipeline_class: str) -> Any:
+    """The policy class for a pipeline class name.
+
+    Raises:
+        ModelError: the family is not supported; lists those that are.
+    """
+    if pipeline_class not in FAMILIES:
+        raise ModelError(f"pipelines of class {pipeline_class} are not supported; {nearest(pipeline_class, FAMILIES)}")
+    module, _, name = FAMILIES[pipeline_class].partition(":")
+    return getattr(import_module(module), name)
+
+
+def _check_folder(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(
+            f"{folder} is not a diffusers pipeline: it holds no model_index.json; "
+            "give a folder made by save_pretrained, a hub id, or 'tinyworld'"
+        )
+    try:
+        components = json.loads(index.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{index} cannot be read: {error}") from None
+    family_of(components.get("_class_name", "?"))
+    for name, value in components.items():
+        if isinstance(value, list) and value[0] and not (folder / name).is_dir():
+            raise ModelError(f"{folder} has no component {name!r}, though its model_index.json names one")
+
+
+def load_pipeline(config: ModelConfig) -> Any:
+    """The diffusers pipeline of `config`, on the CPU, frozen, in its dtype.
+
+    Raises:
+        ModelError: the folder or hub id does not exist or cannot be loaded, or the family is not supported.
+    """
+    from diffusers import DiffusionPipeline
+
+    source = str(model_path()) if config.path == TINYWORLD else config.path
+    looks_local = source.startswith((".", "/", "~")) or Path(source).exists()
+    if looks_local:
+        folder = Path(source).expanduser()
+        if not folder.exists():
+            raise ModelError(f"there is no model folder {source}")
+        _check_folder(folder)
+        source = str(folder)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            source,
+            revision=config.revision,
+            variant=config.variant,
+            dtype=getattr(torch, config.dtype),
+        )
+    except Exception as error:  # diffusers, the hub client and the file formats each raise their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = (
+            "check the files" if looks_local else "check the name, the network and (for gated models) `hf auth login`"
+        )
+        raise ModelError(f"cannot load the model {config.path!r}: {reason}; {remedy}") from error
+    family_of(type(pipeline).__name__)
+    return pipeline
+
+
+def load_policy(config: Config) -> Policy:
+    """Loads the model of `config` and puts a fresh LoRA on it.
+
+    Raises:
+        ModelError: see `load_pipeline`; or a scheduler or size that the policy cannot use.
+    """
+    pipeline = load_pipeline(config.model)
+    policy: Policy = family_of(type(pipeline).__name__)(
+        pipeline, config.sampling, config.lora, seed=config.seed, device=resolve_device(config.model.device)
+    )
+    return policy

@@ -1,0 +1,86 @@
+"""The LoRA on a denoiser: where it sits, how it starts, how it is written. Through PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+from hero.config import LoraConfig
+from hero.errors import ModelError
+from hero.seeding import derive_seed
+
+__all__ = ["UNET_LAYERS", "add_lora", "adapter_metadata", "lora_state_dict", "load_lora_state_dict"]
+
+ADAPTER = "default"
+
+UNET_LAYERS: dict[str, tuple[str, ...]] = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "feed-forward": ("ff.net.0.proj", "ff.net.2"),
+    "resnet": ("conv1", "conv2", "conv_shortcut"),
+    "projection": ("proj_in", "proj_out"),
+}
+"""Kind of layer (`lora.layers`) → module name endings in a UNet2DConditionModel."""
+
+
+def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, ...]], seed: int) -> None:
+    """Freezes `denoiser` and puts a LoRA on it, fp32, that starts as the identity.
+
+    The A matrices are a function of `seed` alone. Target names are sorted, so that files are reproducible.
+
+    Raises:
+        ModelError: the denoiser has no layer of the kinds asked for.
+    """
+    denoiser.requires_grad_(False)
+    endings = sorted(ending for kind in config.layers for ending in layers[kind])
+    names = [name for name, _ in denoiser.named_modules()]
+    present = [e for e in endings if any(n == e or n.endswith(f".{e}") for n in names)]
+    if not present:
+        raise ModelError(f"the denoiser has no layer named {', '.join(endings)}; choose other lora.layers")
+    peft_config = PeftLoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=present, init_lora_weights="gaussian"
+    )
+    with torch.random.fork_rng(devices=[]):  # PEFT draws its A matrices from the global generator
+        torch.manual_seed(derive_seed(seed, "lora"))
+        denoiser.add_adapter(peft_config, adapter_name=ADAPTER)
+    for parameter in denoiser.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def lora_state_dict(denoiser: Any) -> dict[str, torch.Tensor]:
+    """The LoRA weights under PEFT's names, detached, on the CPU, sorted by name."""
+    state = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
+    return {key: state[key].detach().cpu().clone() for key in sorted(state)}
+
+
+def load_lora_state_dict(denoiser: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """The inverse of `lora_state_dict`.
+
+    Raises:
+        ModelError: names or shapes are not those of this LoRA.
+    """
+    expected = lora_state_dict(denoiser)
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in state.items()}:
+        raise ModelError("the LoRA weights do not fit this model and these lora settings")
+    set_peft_model_state_dict(denoiser, dict(state), adapter_name=ADAPTER)
+
+
+def adapter_metadata(denoiser: Any) -> dict[str, Any]:
+    """PEFT's configuration of the adapter, with sets as sorted lists: what loaders need for alpha and rank."""
+    values = denoiser.peft_config[ADAPTER].to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+
+
+def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
+    """Writes pytorch_lora_weights.safetensors with the library's own writer; returns the file."""
+    pipeline_class.save_lora_weights(
+        folder,
+        unet_lora_layers=lora_state_dict(denoiser),
+        unet_lora_adapter_metadata=adapter_metadata(denoiser),
+    )
+    return folder / "pytorch_lora_weights.safetensors"

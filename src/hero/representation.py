@@ -1,0 +1,213 @@
+"""Feedback-aligned representation: an embedding of final latents, trained online on good / bad / best labels.
+
+An embedding network E and a projection head g live through the whole run. Each round they are fitted with a
+triplet loss (anchor: the best image; positive: a good one; negative: a bad one). Rewards use E, never g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hero.config import RepresentationConfig
+from hero.errors import TrainingError
+from hero.memory import Memory
+from hero.optimizers import load_optimizer_tensors, optimizer_tensors
+from hero.seeding import derive_seed, generator
+from hero.types import Feedback, ImageId
+
+__all__ = [
+    "EmbeddingNetwork",
+    "ProjectionHead",
+    "Representation",
+    "TripletGroup",
+    "cosine_distance",
+    "triplet_groups",
+    "triplet_loss",
+]
+
+
+class EmbeddingNetwork(nn.Module):
+    """E: three blocks of 3×3 convolution, ReLU and 2×2 max-pooling (8, 16, 32 channels), then a linear layer.
+
+    Maps (N, C, h, w) latents to (N, width) embeddings ≥ 0. h and w are the model's; sides shorter than 8 are
+    pooled as often as they allow.
+    """
+
+    def __init__(self, latent_shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        channels, height, side = latent_shape
+        layers: list[nn.Module] = []
+        for out in (8, 16, 32):
+            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
+            if min(height, side) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                height, side = height // 2, side // 2
+            channels = out
+        self.blocks = nn.Sequential(*layers)
+        self.linear = nn.Linear(channels * height * side, width)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = torch.relu(self.linear(self.blocks(latents).flatten(1)))
+        return embeddings
+
+
+class ProjectionHead(nn.Sequential):
+    """g: width → width → width/2 → width/4, ReLU between; 2048 → 2048 → 1024 → 512 as published."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width // 2),
+            nn.ReLU(),
+            nn.Linear(width // 2, width // 4),
+        )
+
+
+def cosine_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """d(x, y) = 1 − (1 + cos(x, y))/2, in [0, 1]; (N, D), (N, D) → (N,)."""
+    return 1 - (1 + functional.cosine_similarity(x, y, dim=-1)) / 2
+
+
+def triplet_loss(
+    anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """mean of max(0, d(a, p) − d(a, n) + margin) over (N, D) projections; a scalar. Source: HERO, eq. 2."""
+    gap = cosine_distance(anchor, positive) - cosine_distance(anchor, negative) + margin
+    return gap.clamp(min=0).mean()
+
+
+@dataclass(frozen=True)
+class TripletGroup:
+    """The triplets of one prompt: its best latent (C, h, w), good ones (P, C, h, w), bad ones (B, C, h, w)."""
+
+    anchor: torch.Tensor
+    positives: torch.Tensor
+    negatives: torch.Tensor
+
+
+def triplet_groups(
+    final_latents: torch.Tensor,
+    ids: Sequence[ImageId],
+    prompt_index: torch.Tensor,
+    feedback: Feedback,
+    memory: Memory,
+) -> list[TripletGroup]:
+    """A group for each prompt that has a best, a positive and a negative; maybe none.
+
+    Positives are this round's good images other than the best; where the best is the only good one they are
+    the good images of the last earlier round that had any.
+    """
+    row_of = {i: k for k, i in enumerate(ids)}
+    latents = final_latents.float()
+    groups = []
+    for prompt, anchor in sorted(memory.best.items()):
+        good = [
+            row_of[i]
+            for i in feedback.good
+            if int(prompt_index[row_of[i]]) == prompt and i != memory.best_id[prompt]
+        ]
+        bad = [row_of[i] for i in feedback.bad if int(prompt_index[row_of[i]]) == prompt]
+        positives = latents[good] if good else memory.good.get(prompt)
+        if positives is not None and bad:
+            groups.append(TripletGroup(anchor, positives, latents[bad]))
+    return groups
+
+
+class Representation:
+    """E and g with their optimizer."""
+
+    def __init__(
+        self, latent_shape: tuple[int, int, int], config: RepresentationConfig, *, seed: int, device: torch.device
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.device = device
+        with torch.random.fork_rng(devices=[]):  # modules initialise from the global generator
+            torch.manual_seed(derive_seed(seed, "representation"))
+            self.embedding = EmbeddingNetwork(latent_shape, config.width).to(device)
+            self.head = ProjectionHead(config.width).to(device)
+        self.optimizer = torch.optim.Adam(
+            [*self.embedding.parameters(), *self.head.parameters()], lr=config.learning_rate
+        )
+
+    def fit(self, groups: Sequence[TripletGroup], round_: int) -> float:
+        """Takes `epochs` Adam steps on random triplets of `groups` (at least one); returns the last loss.
+
+        Each distinct latent is embedded once per step; triplets are index pairs into the embeddings.
+
+        Raises:
+            TrainingError: the loss is not a number.
+        """
+        latents, anchors, positives, negatives = _stack(groups)
+        latents = latents.to(self.device)
+        source = generator(self.seed, "triplets", round_)
+        size = torch.tensor([len(p) for p in positives], dtype=torch.float32)
+        loss = torch.zeros(())
+        for _ in range(self.config.epochs):
+            chosen = torch.multinomial(size, self.config.batch_size, replacement=True, generator=source)
+            a = torch.tensor(anchors)[chosen]
+            p = _pick(positives, chosen, source)
+            n = _pick(negatives, chosen, source)
+            projected = self.head(self.embedding(latents))
+            loss = triplet_loss(projected[a], projected[p], projected[n], self.config.margin)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"round {round_}: the triplet loss is {loss.item()}; lower representation.learning_rate"
+                )
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        return float(loss.item())
+
+    @torch.no_grad()
+    def embed(self, final_latents: torch.Tensor) -> torch.Tensor:
+        """E(z_0): (N, C, h, w) → (N, width) fp32 on the CPU."""
+        embeddings: torch.Tensor = self.embedding(final_latents.to(self.device, torch.float32))
+        return embeddings.cpu()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Weights and optimizer state as plain tensors."""
+        return {
+            **{f"embedding.{k}": v.cpu() for k, v in self.embedding.state_dict().items()},
+            **{f"head.{k}": v.cpu() for k, v in self.head.state_dict().items()},
+            **{f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        parts: dict[str, dict[str, torch.Tensor]] = {"embedding": {}, "head": {}, "optimizer": {}}
+        for key, value in state.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = value
+        self.embedding.load_state_dict(parts["embedding"])
+        self.head.load_state_dict(parts["head"])
+        load_optimizer_tensors(self.optimizer, parts["optimizer"])
+
+
+def _stack(
+    groups: Sequence[TripletGroup],
+) -> tuple[torch.Tensor, list[int], list[torch.Tensor], list[torch.Tensor]]:
+    """All latents in one tensor, and per group the row of its anchor and the rows of its positives and negatives."""
+    parts, anchors, positives, negatives = [], [], [], []
+    offset = 0
+    for group in groups:
+        parts += [group.anchor[None], group.positives, group.negatives]
+        anchors.append(offset)
+        first_negative = offset + 1 + len(group.positives)
+        positives.append(torch.arange(offset + 1, first_negative))
+        negatives.append(torch.arange(first_negative, first_negative + len(group.negatives)))
+        offset = first_negative + len(group.negatives)
+    return torch.cat(parts), anchors, positives, negatives
+
+
+def _pick(rows: Sequence[torch.Tensor], group: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    """For each entry of `group` (B,), a random one of that group's `rows`; (B,) int64."""
+    sizes = torch.tensor([len(r) for r in rows])[group]
+    starts = torch.tensor([int(r[0]) for r in rows])[group]
+    return starts + (torch.rand(len(group), generator=source) * sizes).long().clamp(max=sizes - 1)

@@ -1,0 +1,123 @@
+"""Noise → trajectories → images, one micro-batch at a time, so that a person sees the first images at once.
+
+The step noise of image i of a round is a function of (seed, round, i): it does not depend on the micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from hero.policies import Conditioning, Policy
+from hero.seeding import generator, normal
+from hero.types import Trajectory
+
+__all__ = ["RolloutChunk", "concatenate", "draw_images", "rollout"]
+
+
+@dataclass(frozen=True)
+class RolloutChunk:
+    """One micro-batch: `indices` into the round, its trajectories, its images."""
+
+    indices: range
+    trajectory: Trajectory
+    images: list[Image.Image]
+
+
+@torch.no_grad()
+def rollout(
+    policy: Policy,
+    conditioning: Conditioning,
+    prompt_index: torch.Tensor,
+    initial_noise: torch.Tensor,
+    *,
+    seed: int,
+    round_: int,
+    micro_batch: int,
+    stage: str = "step-noise",
+) -> Iterator[RolloutChunk]:
+    """Draws N images with the policy as it is now.
+
+    Args:
+        conditioning: one row per prompt of the run.
+        prompt_index: (N,) int64 on the CPU, which prompt each image is drawn for.
+        initial_noise: (N, C, h, w), z_T.
+        micro_batch: images denoised together.
+
+    Yields:
+        Chunks in order. Trajectories are on the CPU in the policy's storage dtype.
+    """
+    for start in range(0, len(prompt_index), micro_batch):
+        indices = range(start, min(start + micro_batch, len(prompt_index)))
+        rows = prompt_index[indices.start : indices.stop]
+        step_noise = torch.stack(
+            [normal((policy.num_steps, *policy.latent_shape), generator(seed, stage, round_, i)) for i in indices]
+        )
+        trajectory = _denoise(
+            policy, conditioning.rows(rows), rows, initial_noise[indices.start : indices.stop], step_noise
+        )
+        yield RolloutChunk(indices, trajectory, policy.decode(trajectory.final_latents))
+
+
+def _denoise(
+    policy: Policy,
+    conditioning: Conditioning,
+    prompt_index: torch.Tensor,
+    initial_noise: torch.Tensor,
+    step_noise: torch.Tensor,
+) -> Trajectory:
+    latents = initial_noise.to(policy.device, policy.storage_dtype)
+    path, log_probs = [latents], []
+    for k in range(policy.num_steps):
+        steps = torch.full((len(latents),), k)
+        transition = policy.transition(latents, steps, conditioning)
+        # Rounded to the storage dtype first: the update sees the rounded latent, so the ratio starts at 1.
+        latents = transition.sample(step_noise[:, k].to(policy.device)).to(policy.storage_dtype)
+        path.append(latents)
+        trainable = bool(policy.trainable_steps[k])
+        log_probs.append(transition.log_prob(latents) if trainable else torch.zeros(len(latents)))
+    return Trajectory(
+        latents=torch.stack([x.cpu() for x in path], dim=1),
+        log_probs=torch.stack([x.cpu() for x in log_probs], dim=1),
+        trainable=policy.trainable_steps,
+        prompt_index=prompt_index,
+    )
+
+
+def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """One trajectory batch out of several, in order."""
+    return Trajectory(
+        latents=torch.cat([t.latents for t in trajectories]),
+        log_probs=torch.cat([t.log_probs for t in trajectories]),
+        trainable=trajectories[0].trainable,
+        prompt_index=torch.cat([t.prompt_index for t in trajectories]),
+    )
+
+
+def draw_images(
+    policy: Policy,
+    prompts: Sequence[str],
+    noise: torch.Tensor,
+    *,
+    seed: int,
+    stage: str,
+    micro_batch: int,
+    on_chunk: Callable[[int], None] | None = None,
+) -> list[Image.Image]:
+    """One image per entry of `prompts`, from `noise` (N, C, h, w); step noises are a function of (seed, stage, i).
+
+    `on_chunk` is told how many images each micro-batch added.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    index = torch.tensor([distinct.index(p) for p in prompts], dtype=torch.int64)
+    images: list[Image.Image] = []
+    for chunk in rollout(
+        policy, policy.encode(distinct), index, noise, seed=seed, round_=0, micro_batch=micro_batch, stage=stage
+    ):
+        images += chunk.images
+        if on_chunk is not None:
+            on_chunk(len(chunk.images))
+    return images

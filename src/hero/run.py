@@ -1,0 +1,257 @@
+"""The run directory: what is on disk, written so that a kill at any moment loses nothing.
+
+A checkpoint is a folder of safetensors files and one JSON file, written beside its final name, flushed, and
+renamed into place; the newest complete one wins. `metrics.jsonl` and the like are derived from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hero.config import Config, load_toml, merge, validate
+from hero.errors import RunError
+
+__all__ = ["Checkpoint", "RunDirectory"]
+
+_FORMAT = 1
+_KEEP = 3
+
+Kind = Literal["asked", "told"]
+"""`asked`: a batch that was shown; `told`: everything learnt up to and with a round (0: nothing yet)."""
+
+Tensors = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: `state` is its JSON, `tensors` its files by name."""
+
+    path: Path
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, torch.Tensor]]
+
+
+class RunDirectory:
+    """`runs/<name>/`; see docs/runs.md for its layout."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._lock: IO[str] | None = None
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Raises RunError if `path` already holds a run or other files."""
+        path = Path(path)
+        if (path / "config.toml").exists():
+            raise RunError(
+                f"{path} already holds a run; continue it with `hero resume {path}`, or choose another --out"
+            )
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists and is not an empty folder; choose another --out")
+
+    @classmethod
+    def create(cls, path: str | Path, config: Config) -> RunDirectory:
+        """Makes a new run.
+
+        Raises:
+            RunError: the folder already holds a run, or other files, or cannot be written.
+        """
+        cls.check_free(path)
+        path = Path(path)
+        run = cls(path, config)
+        with _disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            run.lock()
+            run.write_text("config.toml", config.to_toml())
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path, settings: Mapping[str, Any] | None = None) -> RunDirectory:
+        """An existing run; `settings` (nested dicts) are laid over its own.
+
+        Raises:
+            RunError: there is no run in `path`.
+            ConfigError: its config.toml, or a setting, is not valid.
+        """
+        path = Path(path)
+        if not (path / "config.toml").is_file():
+            raise RunError(f"there is no run in {path}: it holds no config.toml")
+        return cls(path, validate(merge(load_toml(path / "config.toml"), settings or {})))
+
+    def lock(self) -> None:
+        """Makes this process the only one that trains the run; released when the process ends.
+
+        Raises:
+            RunError: another process trains it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: no lock, as nothing else is at stake than a user's care
+            return
+        file = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is trained
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise RunError(f"another process is training {self.path}; wait for it or stop it") from None
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Lets another process train the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Writes a text file of the run atomically."""
+        target = self.path / name
+        with _disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{target.name}.partial")
+            with open(beside, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        return target
+
+    def write_file(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Has `write` make a file of the run, which then takes its place atomically."""
+        target = self.path / name
+        with _disk_errors(target):
+            beside = target.with_name(f".{target.name}.partial")
+            write(beside)
+            _flush(beside)
+            os.replace(beside, target)
+        return target
+
+    def write_folder(self, name: str, write: Callable[[Path], object]) -> None:
+        """Has `write` fill a folder; each of its files then takes its place in the run's folder `name`."""
+        target, beside = self.path / name, self.path / f".{name}.partial"
+        with _disk_errors(target):
+            shutil.rmtree(beside, ignore_errors=True)
+            target.mkdir(parents=True, exist_ok=True)
+            write(beside)
+            for file in sorted(beside.iterdir()):
+                _flush(file)
+                os.replace(file, target / file.name)
+            beside.rmdir()
+
+    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Writes metrics.jsonl anew: one line per finished round."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+    def image_path(self, round_: int, image_id: str) -> Path:
+        """Where an image that was shown lies."""
+        return self.path / "rounds" / f"{round_:04d}" / "images" / f"{image_id}.png"
+
+    def write_images(self, round_: int, images: Mapping[str, Image.Image]) -> None:
+        """Writes images of a round as PNG files named by id."""
+        for name, image in images.items():
+            path = self.image_path(round_, name)
+            with _disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                beside = path.with_name(f".{path.name}.partial")
+                image.save(beside, format="PNG")
+                os.replace(beside, path)
+
+    def read_image(self, round_: int, image_id: str) -> Image.Image:
+        """An image that was shown.
+
+        Raises:
+            RunError: its file is gone or damaged.
+        """
+        path = self.image_path(round_, image_id)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {error}") from None
+
+    def save_checkpoint(self, round_: int, kind: Kind, state: Mapping[str, Any], tensors: Tensors) -> None:
+        """Writes checkpoints/<round>-<kind>/ atomically; then drops all but the newest three.
+
+        Raises:
+            RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
+        """
+        folder = self.path / "checkpoints"
+        name = f"{round_:04d}-{kind}"
+        beside = folder / f".{name}.partial"
+        with _disk_errors(folder):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            for file_name, values in tensors.items():
+                contiguous = {key: value.contiguous() for key, value in sorted(values.items())}
+                save_file(contiguous, beside / f"{file_name}.safetensors")
+            (beside / "state.json").write_text(json.dumps({"format": _FORMAT, **state}, indent=1))
+            for file in beside.iterdir():
+                _flush(file)
+            _flush(beside)
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(beside, folder / name)
+            _flush(folder)
+        for old in self._checkpoint_folders()[:-_KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _checkpoint_folders(self) -> list[Path]:
+        folder = self.path / "checkpoints"
+        if not folder.is_dir():
+            return []
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+    def load_checkpoint(self, kind: Kind, round_: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint of `kind` (and of `round_`) that can be read; None where there is none.
+
+        Raises:
+            RunError: there are checkpoints but none can be read, or they were written by a newer version.
+        """
+        wanted = f"-{kind}" if round_ is None else f"{round_:04d}-{kind}"
+        folders = [folder for folder in self._checkpoint_folders() if folder.name.endswith(wanted)]
+        problem = ""
+        for folder in reversed(folders):
+            try:
+                state = json.loads((folder / "state.json").read_text())
+                if state["format"] > _FORMAT:
+                    raise RunError(f"{folder} was written by a newer version of hero; update hero to resume this run")
+                tensors = {p.stem: load_file(p) for p in sorted(folder.glob("*.safetensors"))}
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                problem = problem or f"{folder}: {error}"
+                continue
+            return Checkpoint(folder, state, tensors)
+        if folders and kind == "told":  # an unreadable batch is drawn again; what was learnt cannot be
+            raise RunError(f"no checkpoint of {self.path} can be read; {problem}")
+        return None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns failures of the file system into a RunError that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        remedy = "free some space and `hero resume` the run" if full else "check the folder and its permissions"
+        reason = "the disk is full" if full else str(error)
+        raise RunError(f"cannot write {path}: {reason}; what was there before is intact; {remedy}") from error

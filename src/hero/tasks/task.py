@@ -1,0 +1,39 @@
+"""What a task is: prompts, and what counts as success, in words and (where there is one) as a judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hero.tinyworld.scene import Judge
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A built-in task.
+
+    Attributes:
+        name: how the command line and `Config.task.name` call it.
+        title: a few words for lists.
+        prompts: what is trained on.
+        criterion: what makes an image good, in words, shown to a person who judges.
+        judge: decides success by image analysis; None where only a person can tell.
+        kind: what goes wrong at first, as the published tasks are classed.
+        base_success: success before training, for display: published for Stable Diffusion 1.5 unless it says
+            otherwise.
+        judge_model: the model whose images the judge was made for; it means nothing on any other's.
+        transfer_prompts: neighbouring prompts, never trained on, on which the same judge measures transfer.
+        sensitive: whether the images may be unwelcome to look at; pages ask before they show them.
+    """
+
+    name: str
+    title: str
+    prompts: tuple[str, ...]
+    criterion: str
+    judge: Judge | None
+    kind: str
+    base_success: str
+    judge_model: str = "tinyworld"
+    transfer_prompts: tuple[str, ...] = ()
+    sensitive: bool = False

@@ -1,0 +1,327 @@
+"""What flows along the road: noise → rollout → images → feedback → rewards → update.
+
+Frozen dataclasses only. This module does not import torch at run time, because the labelling page uses it
+too; image `i` of round `r` has the id `image_id(r, i)` for ever, and feedback names images by id alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hero.errors import FeedbackError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+__all__ = [
+    "BestImage",
+    "Feedback",
+    "ImageBatch",
+    "ImageChunk",
+    "ImageId",
+    "Rewards",
+    "RoundStart",
+    "RoundStats",
+    "Trajectory",
+    "UpdateStats",
+    "Verdict",
+    "image_id",
+]
+
+ImageId = str
+
+
+def image_id(round_: int, index: int) -> ImageId:
+    """The stable id of image `index` (from 0) of round `round_` (from 1), e.g. "r0003-i0012"."""
+    return f"r{round_:04d}-i{index:04d}"
+
+
+class Verdict(StrEnum):
+    """What an evaluator says of one image."""
+
+    GOOD = "good"
+    BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """N denoising trajectories of T steps under one policy.
+
+    Attributes:
+        latents: (N, T + 1, C, h, w); `latents[:, 0]` is the initial noise z_T, `latents[:, T]` the final
+            latent z_0, in the storage dtype of the policy.
+        log_probs: (N, T) fp32; log π(z_{t-1} | z_t, c), the mean over latent dimensions. Steps without
+            a density (σ = 0) hold 0 and are False in `trainable`.
+        trainable: (T,) bool; whether step k has a density.
+        prompt_index: (N,) int64; which of the run's prompts each trajectory belongs to.
+    """
+
+    latents: torch.Tensor
+    log_probs: torch.Tensor
+    trainable: torch.Tensor
+    prompt_index: torch.Tensor
+
+    def __len__(self) -> int:
+        return int(self.latents.shape[0])
+
+    @property
+    def initial_noise(self) -> torch.Tensor:
+        """(N, C, h, w): z_T."""
+        return self.latents[:, 0]
+
+    @property
+    def final_latents(self) -> torch.Tensor:
+        """(N, C, h, w): z_0, the feature of each image (and no earlier latent)."""
+        return self.latents[:, -1]
+
+
+@dataclass(frozen=True)
+class ImageChunk:
+    """The images of one micro-batch, as soon as they are drawn.
+
+    Attributes:
+        round: from 1.
+        ids, images, prompts: equally long; `images` are PIL RGB images.
+        total: how many images the whole round will have.
+    """
+
+    round: int
+    ids: tuple[ImageId, ...]
+    images: tuple[Image.Image, ...]
+    prompts: tuple[str, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class BestImage:
+    """The best image so far of one prompt; shown beside the new ones, it may stay the best."""
+
+    id: ImageId
+    image: Image.Image
+    prompt: str
+
+
+@dataclass(frozen=True)
+class RoundStart:
+    """What an evaluator that watches the drawing is told before the first chunk of a round.
+
+    Attributes:
+        round: from 1.
+        total: how many images the round will have.
+        prompts: the run's prompts.
+        best: the best image so far of each prompt that has one.
+        criterion: what makes an image good, in words.
+    """
+
+    round: int
+    total: int
+    prompts: tuple[str, ...]
+    best: tuple[BestImage, ...] = ()
+    criterion: str = ""
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """What `Tuner.ask` gives: the images of one round.
+
+    Attributes:
+        round: from 1.
+        ids, images, prompts: equally long; `images` are PIL RGB images.
+        best: the best image so far of each prompt that has one (empty in the first round).
+        criterion: what makes an image good, in words ("" if the run has none).
+    """
+
+    round: int
+    ids: tuple[ImageId, ...]
+    images: tuple[Image.Image, ...]
+    prompts: tuple[str, ...]
+    best: tuple[BestImage, ...] = ()
+    criterion: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterable[tuple[ImageId, Image.Image, str]]:  # type: ignore[override]
+        return iter(zip(self.ids, self.images, self.prompts, strict=True))
+
+
+@dataclass(frozen=True, init=False)
+class Feedback:
+    """An evaluator's answer to one `ImageBatch`. Images are named by id.
+
+    Attributes:
+        verdicts: id → good or bad; images left out are unlabelled, not bad.
+        best: the best image: a good one of this batch, or the best one kept from before; with several
+            prompts, at most one per prompt. Given as an id, several ids or None; always held as a tuple.
+        scores: id → real number, for evaluators and methods that speak scores.
+        pairs: (winner, loser) ids, for evaluators and methods that speak comparisons.
+    """
+
+    verdicts: Mapping[ImageId, Verdict] = field(default_factory=dict)
+    best: tuple[ImageId, ...] = ()
+    scores: Mapping[ImageId, float] = field(default_factory=dict)
+    pairs: tuple[tuple[ImageId, ImageId], ...] = ()
+
+    def __init__(
+        self,
+        verdicts: Mapping[ImageId, Verdict | str] | None = None,
+        best: ImageId | Sequence[ImageId] | None = None,
+        scores: Mapping[ImageId, float] | None = None,
+        pairs: Iterable[tuple[ImageId, ImageId]] = (),
+    ) -> None:
+        try:
+            given = {key: Verdict(value) for key, value in (verdicts or {}).items()}
+        except ValueError as error:
+            raise FeedbackError(f"feedback: {error}; a verdict is 'good' or 'bad'") from None
+        bests = () if best is None else (best,) if isinstance(best, str) else tuple(best)
+        object.__setattr__(self, "verdicts", given)
+        object.__setattr__(self, "best", bests)
+        object.__setattr__(self, "scores", {key: float(value) for key, value in (scores or {}).items()})
+        object.__setattr__(self, "pairs", tuple((winner, loser) for winner, loser in pairs))
+
+    @classmethod
+    def from_good(
+        cls,
+        batch: ImageBatch,
+        good_ids: Iterable[ImageId],
+        best_id: ImageId | Sequence[ImageId] | None = None,
+    ) -> Feedback:
+        """The short form: `good_ids` are good, every other image of `batch` is bad.
+
+        Raises:
+            FeedbackError: an id that is not of this batch, or one given twice.
+        """
+        listed = list(good_ids)
+        good = set(listed)
+        if len(good) != len(listed):
+            repeated = sorted({i for i in listed if listed.count(i) > 1})
+            raise FeedbackError(f"feedback for round {batch.round}: image id given twice: {', '.join(repeated)}")
+        _require_known(good, batch.ids, batch.round, "good")
+        verdicts = {i: Verdict.GOOD if i in good else Verdict.BAD for i in batch.ids}
+        return cls(verdicts, best=best_id)
+
+    @property
+    def good(self) -> tuple[ImageId, ...]:
+        """Ids marked good, in the order given."""
+        return tuple(i for i, verdict in self.verdicts.items() if verdict is Verdict.GOOD)
+
+    @property
+    def bad(self) -> tuple[ImageId, ...]:
+        """Ids marked bad, in the order given."""
+        return tuple(i for i, verdict in self.verdicts.items() if verdict is Verdict.BAD)
+
+    def check(self, batch: ImageBatch) -> None:
+        """Raises FeedbackError if this does not answer `batch`: an unknown image id, a best that is neither
+        good in this batch nor kept from before, two bests for one prompt, a pair across prompts, or a score
+        that is not finite."""
+        where = batch.round
+        _require_known(self.verdicts, batch.ids, where, "labelled")
+        _require_known(self.scores, batch.ids, where, "scored")
+        prompt_of = dict(zip(batch.ids, batch.prompts, strict=True))
+        _require_known({i for pair in self.pairs for i in pair}, batch.ids, where, "compared")
+        for winner, loser in self.pairs:
+            if winner == loser or prompt_of[winner] != prompt_of[loser]:
+                raise FeedbackError(
+                    f"feedback for round {where}: the pair ({winner}, {loser}) must name two images of one prompt"
+                )
+        for key, value in self.scores.items():
+            if value != value or value in (float("inf"), float("-inf")):
+                raise FeedbackError(f"feedback for round {where}: the score of {key} is {value}; give a finite number")
+        kept = {best.id: best.prompt for best in batch.best}
+        prompts: set[str] = set()
+        for best in self.best:
+            if best not in kept:
+                _require_known([best], batch.ids, where, "best")
+                if self.verdicts.get(best) is not Verdict.GOOD:
+                    raise FeedbackError(
+                        f"feedback for round {where}: the best image {best} is not marked good; "
+                        "mark it good or name another best"
+                    )
+            prompt = kept[best] if best in kept else prompt_of[best]
+            if prompt in prompts:
+                raise FeedbackError(
+                    f"feedback for round {where}: two best images for the prompt {prompt!r}; name one per prompt"
+                )
+            prompts.add(prompt)
+
+
+def _require_known(ids: Iterable[ImageId], known: Collection[ImageId], round_: int, what: str) -> None:
+    unknown = [i for i in ids if i not in set(known)]
+    if unknown:
+        shown = ", ".join(map(str, unknown[:3]))
+        raise FeedbackError(
+            f"feedback for round {round_}: {what} image id not in this batch: {shown}; "
+            f"ids run from {next(iter(known), '(none)')} on, see ImageBatch.ids"
+        )
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards and advantages of one round.
+
+    Attributes:
+        rewards: (N,) fp32; NaN where an image has no reward (unlabelled under a label reward).
+        advantages: (N,) fp32; 0 where there is no reward or no variance.
+    """
+
+    rewards: torch.Tensor
+    advantages: torch.Tensor
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """What an update did. `kl` is the mean of ½(log ratio)², an estimate of KL(π_old ‖ π) per step."""
+
+    steps: int
+    loss: float
+    ratio_mean: float
+    first_ratio_deviation: float
+    kl: float
+    clip_fraction: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class RoundStats:
+    """One line of metrics.jsonl; documented key by key in docs/metrics.md.
+
+    `None` means that there is no such figure (no update took place, or the task has no judge).
+    """
+
+    round: int
+    labels: int
+    images: int
+    good: int
+    bad: int
+    best: tuple[ImageId, ...]
+    reward_mean: float | None
+    reward_std: float | None
+    triplet_loss: float | None
+    steps: int
+    loss: float | None
+    ratio_mean: float | None
+    first_ratio_deviation: float | None
+    kl: float | None
+    clip_fraction: float | None
+    grad_norm: float | None
+    success_shown: float | None
+    note: str
+    seconds_sampling: float
+    seconds_waiting: float
+    seconds_updating: float
+
+    WALL_CLOCK: ClassVar[tuple[str, ...]] = ("seconds_sampling", "seconds_waiting", "seconds_updating")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict with the keys in field order."""
+        return {**asdict(self), "best": list(self.best)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RoundStats:
+        """The inverse of `to_dict`."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{**{k: v for k, v in values.items() if k in names}, "best": tuple(values["best"])})

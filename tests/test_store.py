@@ -1,0 +1,338 @@
+"""The label store: what was acknowledged is on disk, in order, for ever; and errors say what happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from hero.errors import FeedbackError, RunError
+from hero.feedback import SCHEMA_VERSION, LabelStore, Mark
+from hero.types import Feedback, Verdict, image_id
+
+IDS = [image_id(1, index) for index in range(6)]
+ANSWER = Feedback({IDS[2]: "good", IDS[0]: "bad", IDS[1]: "good"}, best=IDS[2])
+
+feedbacks = st.builds(
+    Feedback,
+    verdicts=st.dictionaries(st.sampled_from(IDS), st.sampled_from(Verdict)),
+    best=st.lists(st.sampled_from(IDS), unique=True),
+    scores=st.dictionaries(st.sampled_from(IDS), st.floats(allow_nan=False, allow_infinity=False)),
+    pairs=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(IDS))),
+)
+
+
+def in_order(feedback: Feedback | None) -> tuple[object, ...]:
+    """Equal only for equal feedback in the same order (dicts compare equal in any order)."""
+    assert feedback is not None
+    return list(feedback.verdicts.items()), feedback.best, list(feedback.scores.items()), feedback.pairs
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "feedback.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[LabelStore]:
+    with LabelStore(path) as opened:
+        yield opened
+
+
+@settings(max_examples=60, deadline=None)
+@given(feedback=feedbacks)
+def test_feedback_survives_the_round_trip_in_order(feedback: Feedback) -> None:
+    with LabelStore("sqlite://") as store:
+        store.record(3, feedback, "ada", 1.5)
+        assert in_order(store.submission(3)) == in_order(feedback)
+        assert store.count() == sum(
+            map(len, (feedback.verdicts, feedback.best, feedback.scores, feedback.pairs))
+        )
+
+
+def test_an_answer_is_still_there_after_reopening(path: Path) -> None:
+    with LabelStore(path) as store:
+        store.record(1, ANSWER, "ada", 2.0)
+    assert [p.name for p in path.parent.iterdir()] == ["feedback.db"], "closing leaves one file"
+    with LabelStore(path) as store:
+        assert in_order(store.submission(1, "ada")) == in_order(ANSWER)
+        assert store.submitted_rounds() == (1,)
+
+
+def test_labels_say_who_when_and_what(store: LabelStore) -> None:
+    store.mark(1, "ada", Mark(IDS[0], "verdict", "good", suggested="bad", seconds=0.7))
+    store.mark(2, "bob", Mark(IDS[1], "pair", "yes", other=IDS[2]))
+    first, second = store.labels()
+    assert (first.round, first.evaluator, first.image_id, first.kind) == (1, "ada", IDS[0], "verdict")
+    assert (first.value, first.other, first.suggested, first.seconds) == ("good", None, "bad", 0.7)
+    assert timedelta(0) <= datetime.now(UTC) - first.created_at < timedelta(minutes=1)
+    assert (second.image_id, second.other, second.suggested, second.seconds) == (IDS[1], IDS[2], None, None)
+    assert list(store.labels(round_=2)) == [second] == list(store.labels(evaluator="bob"))
+    with pytest.raises(AttributeError):
+        first.value = "bad"  # type: ignore[misc]
+
+
+def test_labels_are_read_in_pages_without_loss(store: LabelStore) -> None:
+    many = Feedback({image_id(1, index): "good" for index in range(2500)})
+    store.record(1, many, "ada", 1.0)
+    seen = []
+    for label in store.labels():
+        seen.append(label.image_id)
+        if len(seen) == 10:
+            store.record(2, ANSWER, "ada", 1.0)  # a slow reader does not lock out a writer
+    assert seen == [*many.verdicts, *ANSWER.verdicts, IDS[2]]
+
+
+def test_the_last_mark_wins_and_marks_can_be_withdrawn(store: LabelStore) -> None:
+    store.mark(1, "ada", Mark(IDS[0], "verdict", "good"), Mark(IDS[0], "best", "yes"))
+    store.mark(1, "ada", Mark(IDS[1], "verdict", "good"), Mark(IDS[2], "verdict", "bad"))
+    store.mark(1, "ada", Mark(IDS[0], "best", None), Mark(IDS[1], "best", "yes"))
+    store.mark(1, "ada", Mark(IDS[0], "verdict", "bad"), Mark(IDS[2], "verdict", None))
+    store.mark(1, "ada", Mark(IDS[3], "pair", "yes", other=IDS[4]), Mark(IDS[3], "pair", None, other=IDS[4]))
+    assert store.submission(1) is None
+    store.submit(1, "ada", seconds=12.0)
+    assert in_order(store.submission(1)) == in_order(Feedback({IDS[0]: "bad", IDS[1]: "good"}, best=IDS[1]))
+    assert store.count() == 10
+
+
+def test_a_recorded_answer_replaces_earlier_marks(store: LabelStore) -> None:
+    store.mark(1, "ada", Mark(IDS[5], "verdict", "good"), Mark(IDS[5], "best", "yes"))
+    store.mark(1, "ada", Mark(IDS[5], "score", "0.5"), Mark(IDS[5], "pair", "yes", other=IDS[4]))
+    store.record(1, ANSWER, "ada", 1.0)
+    assert in_order(store.submission(1)) == in_order(ANSWER)
+
+
+def test_submitting_twice_or_marking_after_it_is_refused(store: LabelStore) -> None:
+    store.record(1, ANSWER, "ada", 1.0)
+    before = store.count()
+    with pytest.raises(FeedbackError, match="'ada' has already submitted round 1"):
+        store.record(1, Feedback({IDS[0]: "good"}), "ada", 1.0)
+    with pytest.raises(FeedbackError, match="already submitted"):
+        store.mark(1, "ada", Mark(IDS[0], "verdict", "bad"))
+    with pytest.raises(FeedbackError, match="already submitted"):
+        store.submit(1, "ada")
+    assert store.count() == before
+    assert in_order(store.submission(1)) == in_order(ANSWER)
+
+
+def test_evaluators_are_kept_apart(store: LabelStore) -> None:
+    other = Feedback({IDS[0]: "good"})
+    store.record(4, ANSWER, "zoe", 1.0)
+    store.record(4, other, "ada", 1.0)
+    store.record(2, other, "ada", 1.0)
+    assert in_order(store.submission(4)) == in_order(ANSWER), "without a name: whoever was first"
+    assert in_order(store.submission(4, "ada")) == in_order(other)
+    assert store.submission(4, "bob") is None
+    assert store.submission(1) is None
+    assert store.submitted_rounds() == (2, 4)
+
+
+def test_an_empty_answer_is_an_answer(store: LabelStore) -> None:
+    store.record(1, Feedback(), "ada", 1.0)
+    assert store.submission(1) == Feedback()
+    assert store.submitted_rounds() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "other"),
+    [
+        ("verdict", "great", None),
+        ("score", "nan", None),
+        ("score", "much", None),
+        ("best", "no", None),
+        ("pair", "yes", None),
+        ("verdict", "good", IDS[1]),
+        ("opinion", "good", None),
+    ],
+)
+def test_marks_that_make_no_sense_are_refused(kind: str, value: str, other: str | None) -> None:
+    with pytest.raises(FeedbackError, match=IDS[0]):
+        Mark(IDS[0], kind, value, other)  # type: ignore[arg-type]
+
+
+def test_a_score_that_is_not_finite_stores_nothing(store: LabelStore) -> None:
+    with pytest.raises(FeedbackError, match="inf"):
+        store.record(1, Feedback({IDS[0]: "good"}, scores={IDS[1]: float("inf")}), "ada", 1.0)
+    assert store.count() == 0
+    assert store.submission(1) is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE labels SET value = 'bad'",
+        "DELETE FROM labels",
+        "INSERT OR REPLACE INTO labels SELECT * FROM labels",
+        "UPDATE submissions SET evaluator = 'eve'",
+        "DELETE FROM submissions",
+        "INSERT OR REPLACE INTO submissions (round, evaluator, created_at) VALUES (1, 'ada', '')",
+    ],
+)
+def test_the_file_refuses_changes_from_any_program(store: LabelStore, path: Path, statement: str) -> None:
+    store.record(1, ANSWER, "ada", 1.0)
+    before = list(store.labels())
+    connection = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(statement)
+    connection.close()
+    assert list(store.labels()) == before
+    assert in_order(store.submission(1, "ada")) == in_order(ANSWER)
+
+
+def test_the_file_is_written_durably(path: Path) -> None:
+    pragmas = {}
+
+    def read(connection: sa.Connection) -> None:
+        for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
+            pragmas[name] = connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+
+    event.listen(sa.Engine, "begin", read)
+    try:
+        LabelStore(path, busy_seconds=7).close()
+    finally:
+        event.remove(sa.Engine, "begin", read)
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 7000}
+
+
+def test_kill_right_after_record_keeps_every_row(path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from hero.feedback import LabelStore\n"
+        "from hero.types import Feedback\n"
+        "store = LabelStore(sys.argv[1])\n"
+        "for round_ in (1, 2):\n"
+        "    store.record(round_, Feedback({'b': 'good', 'a': 'bad'}, best='b'), 'ada', 1.0)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert finished.returncode == -signal.SIGKILL
+    with LabelStore(path) as store:
+        assert store.submitted_rounds() == (1, 2)
+        assert store.count() == 6
+        assert in_order(store.submission(2)) == in_order(Feedback({"b": "good", "a": "bad"}, best="b"))
+
+
+def test_kill_in_the_middle_of_record_keeps_nothing_of_it(path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "import sqlalchemy as sa\n"
+        "from sqlalchemy import event\n"
+        "from hero.feedback import LabelStore\n"
+        "from hero.types import Feedback\n"
+        "store = LabelStore(sys.argv[1])\n"
+        "store.record(1, Feedback({'a': 'good'}), 'ada', 1.0)\n"
+        "def kill(connection, cursor, statement, *rest):\n"
+        "    if statement.startswith('INSERT INTO submissions'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "event.listen(sa.Engine, 'before_cursor_execute', kill)\n"
+        "store.record(2, Feedback({'b': 'good'}), 'ada', 1.0)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert finished.returncode == -signal.SIGKILL
+    with LabelStore(path) as store:
+        assert [label.image_id for label in store.labels()] == ["a"]
+        assert store.submitted_rounds() == (1,)
+
+
+def test_a_locked_file_is_reported_and_nothing_is_lost(path: Path) -> None:
+    with LabelStore(path, busy_seconds=0.05) as store:
+        store.record(1, ANSWER, "ada", 1.0)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RunError, match=r"feedback\.db is locked by another program.*nothing was lost"):
+            store.record(2, ANSWER, "ada", 1.0)
+        assert in_order(store.submission(1)) == in_order(ANSWER), "reading goes on beside a writer"
+        other.execute("ROLLBACK")
+        other.close()
+        store.record(2, ANSWER, "ada", 1.0)
+        assert store.submitted_rounds() == (1, 2)
+
+
+def test_a_full_disk_is_reported_and_nothing_is_lost(path: Path) -> None:
+    def limit(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 16")
+
+    large = Feedback({image_id(2, index): "good" for index in range(3000)})
+    event.listen(sa.Engine, "connect", limit)
+    try:
+        with LabelStore(path) as store:
+            store.record(1, ANSWER, "ada", 1.0)
+            with pytest.raises(RunError, match=r"no space left for the label store.*nothing was lost"):
+                store.record(2, large, "ada", 1.0)
+            assert store.submitted_rounds() == (1,)
+            assert store.count() == 4
+    finally:
+        event.remove(sa.Engine, "connect", limit)
+    with LabelStore(path) as store:
+        store.record(2, large, "ada", 1.0)
+        assert in_order(store.submission(2)) == in_order(large)
+
+
+def test_a_newer_file_is_refused_untouched(path: Path) -> None:
+    with LabelStore(path) as store:
+        store.record(1, ANSWER, "ada", 1.0)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE meta SET value = ?", (str(SCHEMA_VERSION + 1),))
+    connection.commit()
+    connection.close()
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    with pytest.raises(RunError, match=rf"schema version {SCHEMA_VERSION + 1}.*upgrade"):
+        LabelStore(path)
+    assert path.read_bytes() == copy.read_bytes()
+
+
+def test_files_that_are_no_label_store_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("this is no database at all, " * 50)
+    with pytest.raises(RunError, match=r"notes\.txt cannot be read \(file is not a database\)"):
+        LabelStore(text)
+    foreign = tmp_path / "foreign.db"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE labels (id INTEGER)")
+    connection.close()
+    with pytest.raises(RunError, match="not a label store"):
+        LabelStore(foreign)
+    with pytest.raises(RunError, match="cannot be read"):
+        LabelStore(tmp_path / "missing" / "feedback.db")
+    with pytest.raises(RunError, match="driver"):
+        LabelStore("nonsense://somewhere/labels")
+
+
+def _record_one(path: Path, name: str) -> None:
+    with LabelStore(path) as store:
+        store.record(1, ANSWER, name, 1.0)
+
+
+def test_several_programs_may_open_and_write_at_once(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    names = [f"evaluator-{index}" for index in range(4)]
+    workers = [context.Process(target=_record_one, args=(path, name)) for name in names]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    with LabelStore(path) as store:
+        assert all(in_order(store.submission(1, name)) == in_order(ANSWER) for name in names)
+
+
+def test_importing_the_store_loads_no_torch() -> None:
+    program = "import sys, hero.feedback, hero.feedback.store; print('torch' in sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert finished.stdout.strip() == "False"
