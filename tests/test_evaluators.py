@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,7 +48,7 @@ def oracle(seed: int = 0, total_rounds: int = 8, **values: object) -> Oracle:
     return Oracle(brightness, EvaluatorConfig.model_validate(values), seed, total_rounds)
 
 
-def flips(evaluator: Oracle, batch: ImageBatch) -> np.ndarray:
+def flips(evaluator: Oracle, batch: ImageBatch) -> npt.NDArray[np.bool_]:
     """(N,) bool: where the evaluator differs from the true judgement."""
     truth = oracle()(batch)
     given = evaluator(batch)
@@ -102,11 +105,11 @@ def test_every_answer_fits_its_batch(
     levels: list[int],
     kept: bool,
 ) -> None:
-    settings_ = {"label_noise": noise, "fatigue": fatigue, "strictness": strictness, "best": pick}
+    fallible: dict[str, Any] = {"label_noise": noise, "fatigue": fatigue, "best": pick}
     prompts = [f"prompt {index % 2}" for index in range(len(levels))]
     best = (BestImage("r0000-i0000", grey(140), "prompt 0"),) if kept else ()
     batch = batch_of(levels, round_, prompts, best)
-    evaluator = oracle(seed, **settings_)
+    evaluator = oracle(seed, strictness=strictness, **fallible)
     feedback = evaluator(batch)
     feedback.check(batch)
     assert feedback == evaluator(batch)
@@ -124,7 +127,8 @@ def test_fatigue_grows_over_the_run() -> None:
     # The mean of a line from 0 to 0.4, by quarters; a standard deviation is at most 0.016.
     assert shares == pytest.approx([0.05, 0.15, 0.25, 0.35], abs=0.06)
     assert not flips(tired, batch_of(MANY[:1], 1)).any(), "the first image finds it rested"
-    assert not oracle(fatigue=1.0, total_rounds=1)(batch_of([255, 255])).verdicts[image_id(1, 1)] == "good"
+    exhausted = oracle(fatigue=1.0, total_rounds=1)
+    assert exhausted(batch_of([255, 255])).bad == (image_id(1, 1),), "the last is certain to be wrong"
 
 
 def test_strict_rejects_more_and_lenient_forgives_more() -> None:
@@ -238,7 +242,7 @@ class Needy:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [entry for entry in __import__("sys").path if entry])
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
     (tmp_path / "own_judge.py").write_text(OWN)
     (tmp_path / "broken_judge.py").write_text("1 / 0\n")
     (tmp_path / "needing_judge.py").write_text("import a_package_that_is_not_there\n")

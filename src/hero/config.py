@@ -63,7 +63,8 @@ class ModelConfig(_Stage):
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     variant: str | None = Field(None, description="Weight variant of the files, e.g. `fp16`.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="Precision of the frozen weights and of sampling; LoRA weights are fp32 always."
+        "float32",
+        description="Precision of the frozen weights and of sampling; LoRA weights are fp32 always.",
     )
     device: str = Field("auto", description="`auto` (an accelerator when there is one), `cpu`, `cuda`, …")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice.")
@@ -91,9 +92,7 @@ class SamplingConfig(_Stage):
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
     images_per_round: int = Field(64, ge=1, description="Images drawn and shown in a round.")
-    micro_batch: int = Field(
-        8, ge=1, description="Images denoised together; they are shown as soon as they are drawn."
-    )
+    micro_batch: int = Field(8, ge=1, description="Images denoised together; they are shown as soon as they are drawn.")
 
 
 class NoiseConfig(_Stage):
@@ -103,9 +102,7 @@ class NoiseConfig(_Stage):
         "feedback", description="`feedback`: near the noises of good images; `standard`: always N(0, I)."
     )
     best_share: float = Field(0.5, ge=0, le=1, description="β: share of draws near the best image's noise.")
-    epsilon: float = Field(
-        0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving)."
-    )
+    epsilon: float = Field(0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving).")
 
 
 class RepresentationConfig(_Stage):
@@ -157,7 +154,8 @@ class EvaluatorConfig(_Stage):
     """Who answers."""
 
     name: str = Field(
-        "oracle", description="`oracle` (the task's judge), `module:callable`, or `python` (the caller answers)."
+        "oracle",
+        description="`oracle` (the task's judge), `module:callable`, or `python` (the caller answers).",
     )
     label_noise: float = Field(0.0, ge=0, le=1, description="Oracle: share of verdicts flipped at random.")
     strictness: float = Field(
@@ -222,9 +220,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             below = merged.get(key)
-            merged[key] = (
-                merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-            )
+            merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
     return merged
 
 

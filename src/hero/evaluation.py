@@ -202,7 +202,7 @@ class Drift:
     """How far images of the same prompts and noises moved.
 
     Attributes:
-        feature_distance: mean of 1 − cosine between features under `FEATURE_MAP`; 0 to 1.
+        feature_distance: mean of sqrt(1 − cosine) between features under `FEATURE_MAP`; 0 to 1.
         pixels_changed: share of pixels with a channel that moved by more than 16 of 255; 0 to 1.
     """
 
@@ -218,10 +218,14 @@ def drift(base_images: Sequence[Image.Image], tuned_images: Sequence[Image.Image
     """
     if not base_images or len(base_images) != len(tuned_images):
         raise ValueError(f"drift: {len(base_images)} base and {len(tuned_images)} tuned images; need pairs")
-    cosines = np.sum(pixel_features(base_images) * pixel_features(tuned_images), axis=1)
+    distances = _distances(pixel_features(base_images), pixel_features(tuned_images))
     changed = [_share_changed(a, b) for a, b in zip(base_images, tuned_images, strict=True)]
-    # Equal images have cosine 1 up to rounding.
-    return Drift(float(np.mean(np.clip(1 - cosines, 0, 1))), float(np.mean(changed)))
+    return Drift(float(np.mean(distances)), float(np.mean(changed)))
+
+
+def _distances(a: Features, b: Features) -> Features:
+    """sqrt(1 − cosine) of rows of unit length, as |a − b| / sqrt(2), which is exactly 0 for equal rows."""
+    return np.asarray(np.linalg.norm(a - b, axis=-1) / math.sqrt(2), dtype=np.float64)
 
 
 def _share_changed(before: Image.Image, after: Image.Image) -> float:
@@ -492,5 +496,5 @@ def _mean_distance(images: Sequence[Image.Image]) -> float | None:
     if len(images) < 2:
         return None
     features = pixel_features(images)
-    n = len(features)
-    return float(1 - (np.sum(features @ features.T) - n) / (n * (n - 1)))
+    first, second = np.triu_indices(len(features), k=1)
+    return float(np.mean(_distances(features[first], features[second])))

@@ -32,7 +32,11 @@ class Memory:
         return cls({}, {}, {})
 
     def update_best(
-        self, final_latents: torch.Tensor, ids: Sequence[ImageId], prompt_index: torch.Tensor, feedback: Feedback
+        self,
+        final_latents: torch.Tensor,
+        ids: Sequence[ImageId],
+        prompt_index: torch.Tensor,
+        feedback: Feedback,
     ) -> None:
         """Takes over the bests named in `feedback`; one kept from before is here already."""
         row_of = {i: k for k, i in enumerate(ids)}
@@ -43,7 +47,11 @@ class Memory:
                 self.best[prompt] = final_latents[row_of[best]].float().clone()
 
     def update_good(
-        self, final_latents: torch.Tensor, ids: Sequence[ImageId], prompt_index: torch.Tensor, feedback: Feedback
+        self,
+        final_latents: torch.Tensor,
+        ids: Sequence[ImageId],
+        prompt_index: torch.Tensor,
+        feedback: Feedback,
     ) -> None:
         """Replaces the good latents of each prompt that has good images other than its best in this round."""
         row_of = {i: k for k, i in enumerate(ids)}

@@ -47,7 +47,13 @@ METHODS: dict[str, Method] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "stable-diffusion": {
-        "sampling": {"num_steps": 50, "eta": 1.0, "guidance_scale": 5.0, "images_per_round": 64, "micro_batch": 8},
+        "sampling": {
+            "num_steps": 50,
+            "eta": 1.0,
+            "guidance_scale": 5.0,
+            "images_per_round": 64,
+            "micro_batch": 8,
+        },
         "lora": {"rank": 4, "alpha": 4.0, "layers": ("attention",)},
         "representation": {
             "width": 2048,
@@ -68,7 +74,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     "tinyworld": {
-        "sampling": {"num_steps": 20, "eta": 1.0, "guidance_scale": 2.0, "images_per_round": 64, "micro_batch": 16},
+        "sampling": {
+            "num_steps": 20,
+            "eta": 1.0,
+            "guidance_scale": 2.0,
+            "images_per_round": 64,
+            "micro_batch": 16,
+        },
         "lora": {"rank": 8, "alpha": 8.0, "layers": ("attention", "feed-forward", "resnet")},
         "representation": {
             "width": 256,

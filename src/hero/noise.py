@@ -28,7 +28,13 @@ class InitialNoise(Protocol):
     """A distribution over initial noises z_T of shape (C, h, w), one per prompt."""
 
     def sample(
-        self, prompts: Sequence[str], shape: tuple[int, int, int], *, seed: int, round_: int, stage: str = "noise"
+        self,
+        prompts: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        round_: int,
+        stage: str = "noise",
     ) -> torch.Tensor:
         """(N, C, h, w) fp32 on the CPU, one draw per entry of `prompts`."""
         ...
@@ -56,7 +62,13 @@ class StandardNoise:
     """z_T ~ N(0, I); learns nothing."""
 
     def sample(
-        self, prompts: Sequence[str], shape: tuple[int, int, int], *, seed: int, round_: int, stage: str = "noise"
+        self,
+        prompts: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        round_: int,
+        stage: str = "noise",
     ) -> torch.Tensor:
         return torch.stack([normal(shape, generator(seed, stage, round_, i)) for i in range(len(prompts))])
 
@@ -93,8 +105,18 @@ class FeedbackNoise:
         """Whether any prompt has a best noise, so that draws differ from N(0, I)."""
         return bool(self._best)
 
+    def knows(self, prompts: Sequence[str]) -> bool:
+        """Whether each of `prompts` has a best noise."""
+        return all(prompt in self._best for prompt in prompts)
+
     def sample(
-        self, prompts: Sequence[str], shape: tuple[int, int, int], *, seed: int, round_: int, stage: str = "noise"
+        self,
+        prompts: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        round_: int,
+        stage: str = "noise",
     ) -> torch.Tensor:
         seen: Counter[str] = Counter()
         draws = []
@@ -106,9 +128,7 @@ class FeedbackNoise:
             draws.append(xi if prompt not in self._best else self._near_good_image(prompt, rank, xi, source))
         return torch.stack(draws)
 
-    def _near_good_image(
-        self, prompt: str, rank: int, xi: torch.Tensor, source: torch.Generator
-    ) -> torch.Tensor:
+    def _near_good_image(self, prompt: str, rank: int, xi: torch.Tensor, source: torch.Generator) -> torch.Tensor:
         good = self._good.get(prompt)
         from_best = math.floor((rank + 1) * self.best_share) > math.floor(rank * self.best_share)
         if good is None or from_best:
@@ -125,11 +145,7 @@ class FeedbackNoise:
             if best in index_of:  # a best kept from before is here already
                 self._best[prompts[index_of[best]]] = noise[index_of[best]].clone()
         for prompt in set(prompts):
-            rows = [
-                index_of[i]
-                for i in feedback.good
-                if prompts[index_of[i]] == prompt and i not in feedback.best
-            ]
+            rows = [index_of[i] for i in feedback.good if prompts[index_of[i]] == prompt and i not in feedback.best]
             if rows:
                 self._good[prompt] = noise[rows].clone()
 

@@ -29,7 +29,7 @@ from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.tasks import TASKS
 from hero.tinyworld import NAME as TINYWORLD
-from hero.types import Feedback, RoundStats
+from hero.types import Feedback, RoundStats, image_id
 
 __all__ = ["write_report"]
 
@@ -119,16 +119,14 @@ class _Round:
         return self.stats.good / judged if judged else None
 
     @property
+    def kept_best(self) -> list[str]:
+        """Ids of the best images so far that an earlier round showed."""
+        start = image_id(self.stats.round, 0).partition("-")[0]
+        return [best for best in self.stats.best if not best.startswith(start)]
+
+    @property
     def seconds(self) -> float:
         return self.stats.seconds_sampling + self.stats.seconds_waiting + self.stats.seconds_updating
-
-
-@dataclass(frozen=True)
-class _Chart:
-    """An inline SVG."""
-
-    caption: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ class _Run:
 
     @property
     def name(self) -> str:
-        """How commands name the run: the path as given; of an absolute one, which is private, the last part."""
+        """How commands name the run: the path as given; of an absolute one its last part."""
         return self.folder.resolve().name if self.folder.is_absolute() else self.folder.as_posix()
 
     @cached_property
@@ -430,13 +428,12 @@ def _percent(share: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 # Stand-ins that matplotlib writes into the SVG, replaced by the page's own colours, which follow its theme.
@@ -453,6 +450,19 @@ class _Line:
     colour: str
     band: Sequence[float | None] = ()
 
+    @property
+    def css(self) -> str:
+        return _THEMED[self.colour]
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """Lines over labels as an inline SVG; the page writes its legend."""
+
+    caption: str
+    lines: Sequence[_Line]
+    svg: str
+
 
 def _charts(stats: Sequence[RoundStats]) -> list[_Chart]:
     labels = [s.labels for s in stats]
@@ -461,11 +471,11 @@ def _charts(stats: Sequence[RoundStats]) -> list[_Chart]:
     success = [s.success_shown for s in stats]
     if any(value is not None for value in success) and success != judged:
         lines.append(_Line("success by the judge", success, _SECOND))
-    charts = [_Chart("Images shown that were good", _svg("shown", labels, lines, share=True))]
+    charts = [_Chart("Share of shown images that were good", lines, _svg("shown", labels, lines, share=True))]
     rewards = [s.reward_mean for s in stats]
     if any(value is not None for value in rewards):
         line = _Line("mean reward ± standard deviation", rewards, _ACCENT, [s.reward_std for s in stats])
-        charts.append(_Chart("Reward of the images shown", _svg("reward", labels, [line])))
+        charts.append(_Chart("Reward of the images shown", [line], _svg("reward", labels, [line])))
     return charts
 
 
@@ -482,9 +492,7 @@ def _svg(name: str, labels: Sequence[int], lines: Sequence[_Line], *, share: boo
         axes = figure.subplots()
         for line in lines:
             values = _numbers(line.values)
-            axes.plot(
-                labels, values, color=line.colour, label=line.name, linewidth=2, marker="o", markersize=4
-            )
+            axes.plot(labels, values, color=line.colour, linewidth=2, marker="o", markersize=4)
             if line.band:
                 half = np.nan_to_num(_numbers(line.band))
                 axes.fill_between(
@@ -500,7 +508,6 @@ def _svg(name: str, labels: Sequence[int], lines: Sequence[_Line], *, share: boo
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)
         axes.tick_params(colors=_INK, length=0)
-        axes.legend(loc="upper left", frameon=False, labelcolor=_INK, borderpad=0)
         figure.savefig(
             buffer,
             format="svg",

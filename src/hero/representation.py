@@ -74,9 +74,7 @@ def cosine_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return 1 - (1 + functional.cosine_similarity(x, y, dim=-1)) / 2
 
 
-def triplet_loss(
-    anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, margin: float
-) -> torch.Tensor:
+def triplet_loss(anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, margin: float) -> torch.Tensor:
     """mean of max(0, d(a, p) − d(a, n) + margin) over (N, D) projections; a scalar. Source: HERO, eq. 2."""
     gap = cosine_distance(anchor, positive) - cosine_distance(anchor, negative) + margin
     return gap.clamp(min=0).mean()
@@ -108,9 +106,7 @@ def triplet_groups(
     groups = []
     for prompt, anchor in sorted(memory.best.items()):
         good = [
-            row_of[i]
-            for i in feedback.good
-            if int(prompt_index[row_of[i]]) == prompt and i != memory.best_id[prompt]
+            row_of[i] for i in feedback.good if int(prompt_index[row_of[i]]) == prompt and i != memory.best_id[prompt]
         ]
         bad = [row_of[i] for i in feedback.bad if int(prompt_index[row_of[i]]) == prompt]
         positives = latents[good] if good else memory.good.get(prompt)
@@ -123,7 +119,12 @@ class Representation:
     """E and g with their optimizer."""
 
     def __init__(
-        self, latent_shape: tuple[int, int, int], config: RepresentationConfig, *, seed: int, device: torch.device
+        self,
+        latent_shape: tuple[int, int, int],
+        config: RepresentationConfig,
+        *,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.config = config
         self.seed = seed

@@ -39,9 +39,7 @@ def score_reward(ids: Sequence[ImageId], feedback: Feedback) -> torch.Tensor:
     return torch.tensor([feedback.scores.get(i, float("nan")) for i in ids])
 
 
-def advantages(
-    rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float, min_group: int
-) -> torch.Tensor:
+def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float, min_group: int) -> torch.Tensor:
     """(R − mean R)/(std R + 1e-8), clipped to ± `clip`; (N,) → (N,).
 
     Normalised per prompt where a prompt has at least `min_group` rewarded images, the others over the round.
@@ -50,7 +48,7 @@ def advantages(
     result = torch.zeros_like(rewards)
     rewarded = ~rewards.isnan()
     everything = rewards[rewarded]
-    for prompt in prompt_index.unique():
+    for prompt in sorted(set(prompt_index.tolist())):
         rows = rewarded & (prompt_index == prompt)
         group = rewards[rows] if int(rows.sum()) >= min_group else everything
         if len(group) == 0:
@@ -80,7 +78,7 @@ def compute_rewards(
         rewards = score_reward(ids, feedback)
     else:
         rewards = torch.full((len(ids),), float("nan"))
-        for prompt in prompt_index.unique().tolist():
+        for prompt in sorted(set(prompt_index.tolist())):
             reference = memory.best.get(prompt)
             if reference is None:
                 continue
@@ -89,9 +87,5 @@ def compute_rewards(
                 rows = [k for k, i in enumerate(ids) if i in feedback.good and int(prompt_index[k]) == prompt]
                 references = torch.cat([references, final_latents[rows].float()])
             chosen = prompt_index == prompt
-            rewards[chosen] = similarity(
-                representation.embed(final_latents[chosen]), representation.embed(references)
-            )
-    return Rewards(
-        rewards, advantages(rewards, prompt_index, clip=config.advantage_clip, min_group=config.min_group)
-    )
+            rewards[chosen] = similarity(representation.embed(final_latents[chosen]), representation.embed(references))
+    return Rewards(rewards, advantages(rewards, prompt_index, clip=config.advantage_clip, min_group=config.min_group))

@@ -115,7 +115,14 @@ def draw_images(
     index = torch.tensor([distinct.index(p) for p in prompts], dtype=torch.int64)
     images: list[Image.Image] = []
     for chunk in rollout(
-        policy, policy.encode(distinct), index, noise, seed=seed, round_=0, micro_batch=micro_batch, stage=stage
+        policy,
+        policy.encode(distinct),
+        index,
+        noise,
+        seed=seed,
+        round_=0,
+        micro_batch=micro_batch,
+        stage=stage,
     ):
         images += chunk.images
         if on_chunk is not None:

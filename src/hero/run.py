@@ -162,12 +162,23 @@ class RunDirectory:
     def write_images(self, round_: int, images: Mapping[str, Image.Image]) -> None:
         """Writes images of a round as PNG files named by id."""
         for name, image in images.items():
-            path = self.image_path(round_, name)
-            with _disk_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".{path.name}.partial")
-                image.save(beside, format="PNG")
-                os.replace(beside, path)
+            self._write_image(self.image_path(round_, name), image)
+
+    def write_images_under(self, folder: str, images: Sequence[Image.Image]) -> None:
+        """Writes `images` as <folder>/0000.png and on; files of an earlier, longer series are removed."""
+        target = self.path / folder
+        for index, image in enumerate(images):
+            self._write_image(target / f"{index:04d}.png", image)
+        for stale in sorted(target.glob("[0-9]*.png"))[len(images) :]:
+            stale.unlink()
+
+    @staticmethod
+    def _write_image(path: Path, image: Image.Image) -> None:
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.partial")
+            image.save(beside, format="PNG")
+            os.replace(beside, path)
 
     def read_image(self, round_: int, image_id: str) -> Image.Image:
         """An image that was shown.

@@ -298,6 +298,8 @@ class Tuner:
             return ""
         if not self.memory.best and self.config.reward.kind.startswith("similarity"):
             return "no best image yet: nothing learnt, fresh noise again"
+        if bool(rewards.rewards.isnan().all()):
+            return "no image has a reward (no verdicts or scores): no update"
         if update is None and not rewards.advantages.any():
             return "all rewards are equal: no update"
         if update is None:
@@ -343,6 +345,17 @@ class Tuner:
         self.ask(show)
         return evaluator.collect()
 
+    def close(self) -> None:
+        """Closes the label store and lets another process train the run; a closed tuner cannot go on."""
+        self.store.close()
+        self.directory.unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def save_lora(self, folder: str | Path) -> Path:
         """Writes the LoRA as pytorch_lora_weights.safetensors into `folder`; returns the file."""
         return self.policy.save_lora(Path(folder))
@@ -353,9 +366,7 @@ class Tuner:
         trajectory = asked.trajectory
         tensors = {"latents": trajectory.latents, "log_probs": trajectory.log_probs}
         tensors |= {"trainable": trajectory.trainable, "prompt_index": trajectory.prompt_index}
-        self.directory.save_checkpoint(
-            asked.batch.round, "asked", {"seconds": asked.seconds}, {"trajectory": tensors}
-        )
+        self.directory.save_checkpoint(asked.batch.round, "asked", {"seconds": asked.seconds}, {"trajectory": tensors})
 
     def _save_told(self) -> None:
         state = {

@@ -6,7 +6,7 @@ too; image `i` of round `r` has the id `image_id(r, i)` for ever, and feedback n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -145,7 +145,7 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterable[tuple[ImageId, Image.Image, str]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[ImageId, Image.Image, str]]:
         return iter(zip(self.ids, self.images, self.prompts, strict=True))
 
 

@@ -14,7 +14,7 @@ from hero.config import LoraConfig
 from hero.errors import ModelError
 from hero.seeding import derive_seed
 
-__all__ = ["UNET_LAYERS", "add_lora", "adapter_metadata", "lora_state_dict", "load_lora_state_dict"]
+__all__ = ["UNET_LAYERS", "adapter_metadata", "add_lora", "load_lora_state_dict", "lora_state_dict"]
 
 ADAPTER = "default"
 

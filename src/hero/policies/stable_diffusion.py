@@ -64,9 +64,7 @@ class StableDiffusionPolicy:
         size = self.unet.config.sample_size
         default = (size, size) if isinstance(size, int) else tuple(size)
         sides = []
-        for name, pixels, latent in zip(
-            ("height", "width"), (sampling.height, sampling.width), default, strict=True
-        ):
+        for name, pixels, latent in zip(("height", "width"), (sampling.height, sampling.width), default, strict=True):
             if pixels is not None and pixels % factor:
                 raise ModelError(f"sampling.{name} = {pixels} is not divisible by the VAE's factor {factor}")
             sides.append(latent if pixels is None else pixels // factor)

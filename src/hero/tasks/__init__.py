@@ -44,6 +44,6 @@ def get_task(name: str) -> Task:
 
 
 def judge_for(name: str, model: str) -> Judge | None:
-    """The judge of task `name` if there is one that was made for `model`; on other models it means nothing."""
+    """The judge of task `name`, if there is one made for `model`; on other models it means nothing."""
     task = TASKS.get(name)
     return task.judge if task is not None and task.judge_model == model else None

@@ -1,8 +1,8 @@
 """Makes the tiny world's Stable Diffusion pipeline from nothing: `python -m hero.tinyworld.pretrain`.
 
-Five stages: render scenes, train the autoencoder, encode the scenes, train UNet and text encoder together, save
-the pipeline. Each leaves its complete output in the work folder and is skipped where that is present; to make it
-again, delete its output and those of the later stages. A stopped training goes on from its last checkpoint.
+Five stages: render scenes, train the autoencoder, encode the scenes, train UNet and text encoder together,
+save the pipeline. Each leaves its complete output in the work folder and is skipped where that is present; to
+make it again, delete its output and those of the later stages. A stopped training goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def render(work: Path, count: int, seed: int) -> Scenes:
     found = json.loads(description.read_text())
     if found["made_from"] != made_from:
         raise ValueError(
-            f"{work} holds scenes of another seed, count, grammar or mixture: give another --work, or delete it"
+            f"{work} holds scenes of another seed, count or mixture: give another --work, or delete it"
         )
     names = tuple(sorted(shares))
     position = {name: place for place, name in enumerate(names)}
@@ -157,7 +157,7 @@ def to_pictures(images: Pixels, device: torch.device) -> Tensor:
 
 
 def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
-    """L1 + squared error + L1 of the edges (neighbouring pixels' differences) + L1 at 1/2 and 1/4 of the size.
+    """L1 + squared error + L1 of the edges + L1 at 1/2 and 1/4 of the size; edges are differences of neighbours.
 
     Both are (B, 3, 64, 64) in [-1, 1].
     """
@@ -195,8 +195,8 @@ def train_vae(work: Path, scenes: Scenes, steps: int, seed: int, device: torch.d
 def standardise_latents(vae: Any, latents: Tensor) -> None:
     """Gives the latents of `vae` zero mean and unit variance in each channel, leaving its pictures as they are.
 
-    The diffusion model sees channels of equal strength then, which one scaling factor cannot give: a shift and
-    scale is folded into the 1×1 convolution behind the encoder, and its inverse into the one before the decoder.
+    The diffusion model then sees channels of equal strength, which one scaling factor cannot give: shift and
+    scale are folded into the 1×1 convolution behind the encoder, their inverse into the one before the decoder.
 
     Args:
         vae: changed in place; its scaling factor becomes 1.
@@ -339,7 +339,8 @@ def train_unet(
 ) -> None:
     """Trains UNet and text encoder to predict the noise; leaves the whole pipeline in `work`/pipeline.
 
-    They start from the pipeline at `start`, if given; `samples` asks for a contact sheet every 1000 steps. The loss is the squared error of the predicted noise, weighted by min(SNR, 5) / SNR (min-SNR-γ for noise
+    They start from the pipeline at `start`, if given; `samples` asks for a contact sheet every 1000 steps. The
+    loss is the squared error of the predicted noise, weighted by min(SNR, 5) / SNR (min-SNR-γ for noise
     prediction, arXiv:2303.09556).
     """
     torch.manual_seed(seed)

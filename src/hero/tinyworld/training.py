@@ -1,7 +1,7 @@
 """A resumable training loop for the tiny world's networks: schedule, averaged weights, checkpoints.
 
-Each step's examples and random numbers are functions of (seed, stream, step) alone, and a checkpoint holds all
-the rest, so that a stopped training ends exactly like one that was never stopped.
+Each step's examples and random numbers are functions of (seed, stream, step) alone, and a checkpoint holds
+all the rest, so that a stopped training ends exactly like one that was never stopped.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def echo(text: str) -> None:
 class Schedule:
     """Length, batch size and learning rates of a training.
 
-    The rate rises linearly for `warmup` steps, then falls from `peak` to `final` along half a cosine; `average`
-    is the decay of the moving average of the weights.
+    The rate rises linearly for `warmup` steps, then falls from `peak` to `final` along half a cosine;
+    `average` is the decay of the moving average of the weights.
     """
 
     steps: int

@@ -13,8 +13,15 @@ import torch
 
 from hero.transitions import Transition
 
-__all__ = ["Prediction", "ddim_std", "ddim_transition", "epsilon_to_sample", "sample_to_epsilon", "to_sample_and_epsilon",
-           "velocity_to_sample"]
+__all__ = [
+    "Prediction",
+    "ddim_std",
+    "ddim_transition",
+    "epsilon_to_sample",
+    "sample_to_epsilon",
+    "to_sample_and_epsilon",
+    "velocity_to_sample",
+]
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 

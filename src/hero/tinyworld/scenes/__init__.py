@@ -54,7 +54,7 @@ def family_of(caption: str) -> str:
         if caption in family.captions():
             return name
     raise KeyError(
-        f"no scene family has the caption {caption!r}; see hero.tinyworld.scenes.caption_weights()"
+        f"no scene family has the caption {caption!r}; hero.tinyworld.scenes.caption_weights() lists all"
     )
 
 

@@ -1,0 +1,142 @@
+"""A run opened for use rather than for training: its model with the LoRA on, its refined noise, its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hero.errors import ConfigError, RunError
+from hero.evaluation import EvaluationResult, evaluate
+from hero.noise import FeedbackNoise, InitialNoise, StandardNoise
+from hero.policies import load_policy
+from hero.rollout import draw_images
+from hero.run import RunDirectory
+from hero.tasks import TASKS
+
+__all__ = ["TrainedRun"]
+
+Progress = Callable[[int, int], None]
+"""Told (images drawn so far, images in all)."""
+
+
+class TrainedRun:
+    """The run in `path` as of its newest checkpoint.
+
+    Attributes:
+        policy: the model with the run's LoRA.
+        refined: the refined initial noise; None where the method has none or no best image is known yet.
+        history: one dict per finished round, the lines of metrics.jsonl.
+
+    Raises:
+        RunError: there is no run in `path`, or none of its rounds is finished.
+        ModelError: its model cannot be loaded.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.directory = RunDirectory.open(path)
+        self.config = self.directory.config
+        checkpoint = self.directory.load_checkpoint("told")
+        if checkpoint is None:
+            raise RunError(f"{path} holds no checkpoint yet; run `hero resume {path}` first")
+        self.history: list[dict[str, Any]] = checkpoint.state["history"]
+        self.policy = load_policy(self.config)
+        self.policy.load_state_dict(checkpoint.tensors["lora"])
+        self.refined: FeedbackNoise | None = None
+        if self.config.noise.kind == "feedback" and checkpoint.tensors["noise"]:
+            noise = self.config.noise
+            self.refined = FeedbackNoise(self.config.task.prompts, noise.best_share, noise.epsilon)
+            self.refined.load_state_dict(checkpoint.tensors["noise"])
+
+    @property
+    def labels(self) -> int:
+        """Labels spent: every image that was shown counts one."""
+        return int(self.history[-1]["labels"]) if self.history else 0
+
+    def evaluate(
+        self,
+        *,
+        images: int | None = None,
+        prompts: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> EvaluationResult:
+        """Measures success, diversity and drift; writes evaluation/result.json and the images beside it."""
+        result, sets = evaluate(
+            self.policy,
+            TASKS.get(self.config.task.name),
+            self.config,
+            self.refined,
+            self.labels,
+            images=images,
+            prompts=prompts,
+            progress=progress,
+        )
+        for name, pictures in sets.items():
+            self.directory.write_images_under(f"evaluation/{name}", pictures)
+        self.directory.write_text("evaluation/result.json", json.dumps(result.to_dict(), indent=1) + "\n")
+        return result
+
+    def generate(
+        self,
+        *,
+        images: int = 16,
+        prompts: Sequence[str] | None = None,
+        noise: str = "fresh",
+        seed: int = 0,
+        base: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Image.Image]:
+        """Draws `images` images, prompts in turn (default: the run's), with the sampler of training.
+
+        Args:
+            noise: `fresh`, N(0, I), or `refined`, near the noises of good images.
+            seed: of the initial noises and the step noises; independent of training and of evaluation.
+            base: draw with the base model, without the LoRA.
+
+        Raises:
+            ConfigError: `noise` is neither, or the run has no refined noise for these prompts.
+        """
+        chosen = tuple(prompts or self.config.task.prompts)
+        wanted = [chosen[i % len(chosen)] for i in range(images)]
+        latents = self._noise_named(noise, chosen).sample(
+            wanted, self.policy.latent_shape, seed=seed, round_=0, stage="generate-noise"
+        )
+        drawn = 0
+
+        def advance(count: int) -> None:
+            nonlocal drawn
+            drawn += count
+            if progress is not None:
+                progress(drawn, images)
+
+        def draw() -> list[Image.Image]:
+            size = self.config.sampling.micro_batch
+            return draw_images(
+                self.policy,
+                wanted,
+                latents,
+                seed=seed,
+                stage="generate-step-noise",
+                micro_batch=size,
+                on_chunk=advance,
+            )
+
+        if not base:
+            return draw()
+        with self.policy.frozen():
+            return draw()
+
+    def _noise_named(self, name: str, prompts: Sequence[str]) -> InitialNoise:
+        if name == "fresh":
+            return StandardNoise()
+        if name != "refined":
+            raise ConfigError(f"unknown noise {name!r}; known: fresh, refined")
+        if self.refined is None or not self.refined.knows(prompts):
+            raise ConfigError(
+                f"the run in {self.directory.path} has no refined noise for these prompts; use fresh noise, or the "
+                f"prompts it was trained on: {', '.join(map(repr, self.config.task.prompts))}"
+            )
+        return self.refined
