@@ -145,9 +145,7 @@ class _Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "config.toml").is_file():
-            raise RunError(
-                f"{folder} is not a run directory: it holds no config.toml; give one that `hero train` made"
-            )
+            raise RunError(f"{folder} is not a run directory: it holds no config.toml; give one that `hero train` made")
         self.config: Config = validate(load_toml(folder / "config.toml"))
 
     @property
@@ -164,9 +162,7 @@ class _Run:
         try:
             return [RoundStats.from_dict(json.loads(line)) for line in lines if line.strip()]
         except (ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"{path} cannot be read ({error}); restore it, or remove the broken line"
-            ) from None
+            raise RunError(f"{path} cannot be read ({error}); restore it, or remove the broken line") from None
 
     @cached_property
     def evaluation(self) -> dict[str, Any] | None:
@@ -239,9 +235,7 @@ class _Run:
         return self._pairs("unrelated_base", "unrelated_tuned", "an unrelated prompt", _UNRELATED_SHOWN)
 
     def _pairs(self, before: str, after: str, what: str, limit: int) -> list[_Pair]:
-        prompts = (
-            list(self.details.get("drift_by_prompt", {})) if before != "base" else self.details.get("prompts")
-        )
+        prompts = list(self.details.get("drift_by_prompt", {})) if before != "base" else self.details.get("prompts")
         pairs = []
         for index in range(limit):
             prompt = prompts[index] if prompts and index < len(prompts) else ""
@@ -361,6 +355,7 @@ def _snippet(config: Config) -> str:
             f"    num_inference_steps={sampling.num_steps},",
             f"    guidance_scale={sampling.guidance_scale:g},",
             f"    eta={sampling.eta:g},",
+            *(f"    {side}={getattr(sampling, side)}," for side in ("height", "width") if getattr(sampling, side)),
             ").images[0]",
         ]
     )
@@ -424,7 +419,7 @@ def _thumbnail(path: Path, stats: RoundStats, feedback: Feedback | None, side: i
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NARROW NO-BREAK SPACE}%"
 
 
 def _duration(seconds: float) -> str:
@@ -495,9 +490,7 @@ def _svg(name: str, labels: Sequence[int], lines: Sequence[_Line], *, share: boo
             axes.plot(labels, values, color=line.colour, linewidth=2, marker="o", markersize=4)
             if line.band:
                 half = np.nan_to_num(_numbers(line.band))
-                axes.fill_between(
-                    labels, values - half, values + half, color=line.colour, alpha=0.14, linewidth=0
-                )
+                axes.fill_between(labels, values - half, values + half, color=line.colour, alpha=0.14, linewidth=0)
         axes.set_xlabel("labels", color=_INK)
         axes.set_xticks(labels if len(labels) <= 9 else labels[:: len(labels) // 6])
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,63 @@
+# Needs make and a Python of at least 3.11; everything else goes into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PINS := requirements/dev.txt
+
+.PHONY: help demo setup test test-fast test-slow lint format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+demo: $(STAMP)  ## train the tiny world's hand task on the CPU, then evaluate it
+	$(BIN)/hero train --out runs/demo
+
+setup: $(STAMP)  ## make .venv with the pinned requirements
+
+# A version manager leaves commands on PATH that fail when they run, so each candidate is tried.
+$(STAMP): pyproject.toml $(PINS)
+	@set -eu; \
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  found=; \
+	  for python in python3.13 python3.12 python3.11 python3 python; do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	      found=$$python; break; \
+	    fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "make: no Python of at least 3.11 with venv found; install one (on Debian also python3-venv)" >&2; exit 1; \
+	  fi; \
+	  echo "making $(VENV) with $$found"; \
+	  $$found -m venv --clear $(VENV); \
+	fi; \
+	uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ] || ! "$$uv" --version >/dev/null 2>&1; then \
+	  uv=$(BIN)/uv; \
+	  [ -x "$$uv" ] || $(BIN)/python -m pip install --quiet uv; \
+	fi; \
+	"$$uv" pip install --python $(BIN)/python -r $(PINS); \
+	"$$uv" pip install --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+test: $(STAMP)  ## every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-fast: $(STAMP)  ## the tests that do not train
+	$(BIN)/python -m pytest -m "not learns and not slow"
+
+test-slow: $(STAMP)  ## every test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove caches and build products; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,451 @@
+"""The command line. Thin: it turns options into a configuration, calls the library and prints what came of it.
+
+Everything that can be wrong with the options is checked before a model is loaded; torch and diffusers are
+imported inside the commands that need them, so that help, lists and mistakes in the settings answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+import hero
+from hero.config import Config, load_toml, merge, parse_assignments
+from hero.console import closing_lines, progress_bar, round_line, say, success_lines, table_lines
+from hero.errors import ConfigError, HeroError, RunError
+
+if TYPE_CHECKING:
+    from hero.evaluators import Evaluator, LiveEvaluator
+    from hero.trained import TrainedRun
+    from hero.tuner import Tuner
+    from hero.types import ImageChunk, RoundStats
+
+__all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Turns the errors that `hero` raises on purpose into one line on stderr and their exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HeroError as error:
+            if os.environ.get("HERO_TRACEBACK") == "1":
+                traceback.print_exc()
+            _complain(str(error))
+            raise typer.Exit(error.exit_status) from None
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            raise typer.Exit(_INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Teach text-to-image diffusion models from a person's own judgement, online.",
+)
+
+
+class NoiseChoice(StrEnum):
+    """Initial noise of `hero generate`."""
+
+    FRESH = "fresh"
+    REFINED = "refined"
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any setting, e.g. sampling.eta=0.5. Repeatable."),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="TEXT", help="A prompt; default: those trained on. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
+
+
+@app.callback(invoke_without_command=True)
+def hero_(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"hero {hero.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A built-in task, see `hero tasks`; default: hand.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A prompt of your own instead of a task. Repeatable."),
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What makes an image good, in words; shown to evaluators.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="PATH_OR_ID", help="tinyworld (bundled, the default), a pipeline folder or a hub id."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="hero (the default), ddpo or noise-only.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="tinyworld or stable-diffusion; default: by model.")
+    ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHO",
+            help="oracle (the task's judge, the default), module:callable, or web (default with --prompt).",
+        ),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(metavar="N", help="Rounds of feedback.")] = None,
+    images_per_round: Annotated[int | None, typer.Option(metavar="N", help="Images shown in a round.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of every random draw.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run directory to make; default: runs/<task>-<method>-s<seed>."),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings from a TOML file; options go over it.")
+    ] = None,
+    settings: Settings = None,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="Neither evaluate after training nor write the report.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a LoRA from feedback. Without options: the tiny world's task `hand`, judged by its oracle."""
+    from hero.methods import configure
+
+    own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
+    if no_evaluate:
+        own = merge(own, {"evaluation": {"after_training": False}})
+    if prompt and evaluator is None and "evaluator" not in own:
+        evaluator = "web"  # a prompt of one's own has no oracle
+    config = configure(
+        task,
+        prompts=prompt or (),
+        criterion=criterion,
+        model=model,
+        method=method,
+        preset=preset,
+        rounds=rounds,
+        images_per_round=images_per_round,
+        seed=seed,
+        evaluator=evaluator,
+        settings=own,
+    )
+    out = out or Path("runs") / f"{config.task.name}-{config.method}-s{config.seed}"
+    answers = _evaluator_for_new_run(config, out)
+    _quiet_libraries()
+    from hero.tuner import Tuner
+
+    console = Console(stderr=as_json)
+    with _interruptible(out):
+        say(console, f"{config.task.name}, method {config.method}, model {config.model.path} → {out}")
+        history = _train(Tuner(config, out), answers, console)
+        _finish(out, config, history, console, as_json)
+
+
+@app.command()
+def resume(
+    run: Run,
+    settings: Settings = None,
+    rounds: Annotated[
+        int | None, typer.Option(metavar="N", help="Rounds in all, those that are done included.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped, or with more rounds; a finished run says so."""
+    from hero.evaluators import resolve
+    from hero.run import RunDirectory
+
+    own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
+    directory = RunDirectory.open(run, own)
+    checkpoint = directory.load_checkpoint("told")
+    finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds
+    answers = None if finished else resolve(directory.config)
+    _quiet_libraries()
+    from hero.tuner import Tuner
+
+    console = Console(stderr=as_json)
+    with _interruptible(run):
+        tuner = Tuner.resume(run, own)
+        config, done = tuner.config, len(tuner.history)
+        if answers is None:
+            say(console, f"{run} is finished after {done} rounds; `hero resume {run} --rounds {2 * done}` goes on")
+            history = tuner.history
+        else:
+            say(console, f"{run} goes on after round {done} of {config.rounds}")
+            history = _train(tuner, answers, console)
+        del tuner  # its model makes room for the one that is evaluated
+        _finish(run, config, history, console, as_json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images per figure; default: the run's evaluation.images.")
+    ] = None,
+    prompt: Prompts = None,
+    evaluator: Annotated[str, typer.Option(metavar="WHO", help="Who judges: oracle (the task's judge).")] = "oracle",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run against its base model: success, diversity, drift. Writes evaluation/ in the run."""
+    if evaluator != "oracle":
+        raise ConfigError(f"--evaluator {evaluator!r}: this version evaluates with the task's oracle only")
+    prompts = _not_empty(prompt)
+    console = Console(stderr=as_json)
+    result = _evaluate(_load_trained(run), console, images=images, prompts=prompts)
+    if as_json:
+        _print_json(result)
+    else:
+        say(console, *success_lines(result), f"images   {run / 'evaluation'}")
+
+
+@app.command()
+def generate(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write 0000.png, 0001.png, … into.")],
+    prompt: Prompts = None,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many images.")] = 16,
+    noise: Annotated[
+        NoiseChoice, typer.Option(help="Initial noise: fresh, or near that of images marked good.")
+    ] = NoiseChoice.FRESH,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
+    base: Annotated[bool, typer.Option("--base", help="Draw with the base model, for comparison.")] = False,
+) -> None:
+    """Draw images with what a run has learnt."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not an empty folder; choose another --out")
+    prompts = _not_empty(prompt)
+    console = Console()
+    trained = _load_trained(run)
+    with progress_bar(console, "drawing", images) as advance:
+        pictures = trained.generate(
+            images=images,
+            prompts=prompts,
+            noise=noise.value,
+            seed=seed,
+            base=base,
+            progress=lambda done, total: advance(done, "drawing", total),
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for index, picture in enumerate(pictures):
+            picture.save(out / f"{index:04d}.png")
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error}; choose another --out") from error
+    say(console, f"{images} images   {out}")
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write the run's report anew: one HTML file that opens without a server or network."""
+    from hero.report import write_report
+
+    say(Console(), str(write_report(run)))
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the built-in tasks."""
+    from hero.tasks import TASKS
+
+    fields = ("name", "title", "kind", "criterion", "base_success", "judge_model", "sensitive")
+    if as_json:
+        _print_json(
+            [
+                {key: getattr(task, key) for key in fields}
+                | {"prompts": list(task.prompts), "transfer_prompts": list(task.transfer_prompts)}
+                for task in TASKS.values()
+            ]
+        )
+        return
+    rows = [("task", "what is wanted", "kind", "base success", "prompt")]
+    for task in TASKS.values():
+        more = f" (and {len(task.prompts) - 1} more)" if len(task.prompts) > 1 else ""
+        rows.append((task.name, task.title, task.kind, task.base_success, task.prompts[0] + more))
+    say(Console(), *table_lines(rows), "", "hero train --task NAME")
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        str, typer.Option(metavar="PATH_OR_ID", help="The model to try: tinyworld, a pipeline folder or a hub id.")
+    ] = "tinyworld",
+    evaluator: Annotated[
+        str | None, typer.Option(metavar="MODULE:CALLABLE", help="An evaluator of your own to try on one batch.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the installation, a model and an evaluator; exit status 1 if anything is wrong."""
+    _quiet_libraries()
+    from hero.doctor import diagnose
+
+    console = Console()
+    checks = []
+    for check in diagnose(model, evaluator):
+        checks.append(check)
+        if not as_json:
+            say(console, f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}")
+            if not check.ok:
+                say(console, f"  → {check.remedy}")
+    healthy = all(check.ok for check in checks)
+    if as_json:
+        _print_json({"ok": healthy, "checks": [vars(check) for check in checks]})
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluator:
+    """Refuses a folder that is taken before it looks for the evaluator; neither needs the model."""
+    from hero.evaluators import resolve
+    from hero.run import RunDirectory
+
+    RunDirectory.check_free(out)
+    return resolve(config)
+
+
+def _finish(run: Path, config: Config, history: list[RoundStats], console: Console, as_json: bool) -> None:
+    """Evaluates, writes the report and says what came of the run."""
+    from hero.report import write_report
+    from hero.trained import TrainedRun
+
+    result = None
+    if config.evaluation.after_training:
+        result = _evaluation_of(run, labels=history[-1].labels) or _evaluate(TrainedRun(run), console)
+        write_report(run)
+    if not as_json:
+        say(console, *closing_lines(run, len(history), result))
+        return
+    report_file = run / "report.html"
+    _print_json(
+        {
+            "run": str(run),
+            "lora": str(run / "lora" / "pytorch_lora_weights.safetensors"),
+            "metrics": str(run / "metrics.jsonl"),
+            "report": str(report_file) if report_file.is_file() else None,
+            "rounds": [stats.to_dict() for stats in history],
+            "evaluation": result,
+        }
+    )
+
+
+def _train(tuner: Tuner, evaluator: Evaluator | LiveEvaluator, console: Console) -> list[RoundStats]:
+    """Trains what is left to train; returns the figures of every round."""
+    rounds, per_round = tuner.config.rounds, tuner.config.sampling.images_per_round
+    drawn = 0
+
+    def where() -> str:
+        return f"round {tuner.round}/{rounds}"
+
+    with progress_bar(console, where(), rounds * per_round) as advance:
+        advance(len(tuner.history) * per_round, f"{where()} drawing")
+
+        def on_chunk(chunk: ImageChunk) -> None:
+            nonlocal drawn
+            drawn += len(chunk.images)
+            doing = "drawing" if drawn < chunk.total else "learning"
+            advance((chunk.round - 1) * per_round + drawn, f"{where()} {doing}")
+
+        def on_round(stats: RoundStats) -> None:
+            nonlocal drawn
+            drawn = 0
+            say(console, round_line(stats, rounds))
+            advance(stats.round * per_round, f"{where()} drawing")
+
+        return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
+
+
+def _evaluation_of(run: Path, labels: int) -> dict[str, Any] | None:
+    """The evaluation on disk if it is of the model as it is after `labels` labels."""
+    try:
+        result: dict[str, Any] = json.loads((run / "evaluation" / "result.json").read_text(encoding="utf-8"))
+        return result if result["labels"] == labels else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _evaluate(
+    trained: TrainedRun, console: Console, *, images: int | None = None, prompts: list[str] | None = None
+) -> dict[str, Any]:
+    count = images or trained.config.evaluation.images
+    if not console.is_terminal:
+        say(console, f"evaluating on {count} held-out images a set")
+    with progress_bar(console, "evaluating", count) as advance:
+        result = trained.evaluate(
+            images=images, prompts=prompts, progress=lambda done, total: advance(done, "evaluating", total)
+        )
+    return result.to_dict()
+
+
+def _not_empty(prompts: list[str] | None) -> list[str] | None:
+    if prompts and not all(prompt.strip() for prompt in prompts):
+        raise ConfigError("--prompt is empty; give the text to draw")
+    return prompts or None
+
+
+def _load_trained(run: Path) -> TrainedRun:
+    from hero.run import RunDirectory
+
+    RunDirectory.open(run)  # a wrong folder is told at once, before diffusers is imported
+    _quiet_libraries()
+    from hero.trained import TrainedRun
+
+    return TrainedRun(run)
+
+
+@contextmanager
+def _interruptible(run: Path) -> Iterator[None]:
+    """Ctrl-C within it says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (run / "config.toml").exists()
+        _complain(f"stopped; `hero resume {run}` goes on from here" if begun else "stopped; nothing was written")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _quiet_libraries() -> None:
+    """Keeps the libraries' own chatter out of the output; downloads still show their progress."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _complain(message: str) -> None:
+    print(f"hero: {message}", file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def main() -> None:
+    """The entry point `hero`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ still gets its answer
+    app()

@@ -1,0 +1,126 @@
+"""What the command line looks like: progress bars, one line per round, the closing summary.
+
+On a terminal bars are live; elsewhere only finished lines are printed, so that a log stays readable.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hero.types import RoundStats
+
+__all__ = ["closing_lines", "progress_bar", "round_line", "say", "success_lines", "table_lines"]
+
+
+class Advance(Protocol):
+    """Told the images drawn so far, what is going on, and the images in all where that was not known before."""
+
+    def __call__(self, completed: int, what: str, total: int | None = None) -> None: ...
+
+
+_SETS = {
+    "base": "base model, fresh noise",
+    "tuned_fresh": "tuned model, fresh noise",
+    "tuned_refined": "tuned model, refined noise",
+}
+
+
+def say(console: Console, *lines: str) -> None:
+    """Prints lines as they are: no markup, no wrapping."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+
+@contextmanager
+def progress_bar(console: Console, what: str, total: int) -> Iterator[Advance]:
+    """A bar over `total` images; silent where `console` is no terminal."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+
+        def advance(completed: int, what: str, total: int | None = None) -> None:
+            progress.update(task, completed=completed, description=what, total=total)
+
+        yield advance
+
+
+def round_line(stats: RoundStats, rounds: int) -> str:
+    """One finished round in words."""
+    judged = stats.good + stats.bad
+    seconds = stats.seconds_sampling + stats.seconds_waiting + stats.seconds_updating
+    parts = [
+        f"round {stats.round}/{rounds}",
+        f"{stats.labels} labels",
+        f"good {_percent(stats.good / judged)} ({stats.good} of {judged})" if judged else "no verdict",
+        "" if stats.reward_mean is None else f"reward {stats.reward_mean:.2f}",
+        "" if stats.success_shown is None else f"success {_percent(stats.success_shown)}",
+        f"{seconds:.1f} s",
+        stats.note,
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def success_lines(result: Mapping[str, Any]) -> list[str]:
+    """The object of `hero evaluate --json` in words."""
+    if result["success"]["base"] is None:
+        lines = ["success: unknown, no judge was made for this model and these prompts"]
+    else:
+        lines = [f"success on {result['images']} held-out images a row (95 % interval), {result['labels']} labels"]
+        for key, name in _SETS.items():
+            value, interval = result["success"][key], result["success_interval"][key]
+            shown = (
+                "none"
+                if value is None
+                else f"{_percent(value):>5}  ({_percent(interval[0])} to {_percent(interval[1])})"
+            )
+            lines.append(f"  {name:<27} {shown}")
+    for name, value in (("diversity", result["diversity"]["tuned_fresh"]), ("drift", result["drift"])):
+        if value is not None:
+            meaning = {"diversity": "of the base model's, on fresh noise", "drift": "on unrelated prompts (0 is none)"}
+            lines.append(f"{name}: {value:.2f} {meaning[name]}")
+    return lines
+
+
+def closing_lines(run: Path, rounds: int, result: Mapping[str, Any] | None) -> list[str]:
+    """What a finished run achieved, where its files are, and what to do next."""
+    files = {"LoRA": "lora/pytorch_lora_weights.safetensors", "report": "report.html", "metrics": "metrics.jsonl"}
+    found = [f"{name:<8} {run / file}" for name, file in files.items() if (run / file).is_file()]
+    evaluated = result is not None
+    next_commands = {
+        f"hero generate {_quoted(run)} --out {_quoted(run / 'images')}": "draw with what was learnt",
+        f"hero evaluate {_quoted(run)}{' --images 500' if evaluated else ''}": (
+            "measure it on more images" if evaluated else "measure it against the base model"
+        ),
+        f"hero resume {_quoted(run)} --rounds {2 * rounds}": "go on learning",
+    }
+    width = max(map(len, next_commands))
+    commands = [f"  {command:<{width}}  # {what}" for command, what in next_commands.items()]
+    return ["", *([] if result is None else [*success_lines(result), ""]), *found, "", "next:", *commands]
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

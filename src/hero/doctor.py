@@ -1,0 +1,214 @@
+"""Checks an installation, a model and an evaluator, and says what to do where something is wrong.
+
+The model's checks are the first two promises of the project: ratio one, and same as the library.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from packaging.requirements import Requirement
+from PIL import Image
+
+from hero.config import Config
+from hero.errors import HeroError
+from hero.evaluators import check_evaluator, load_evaluator
+from hero.methods import configure
+from hero.noise import StandardNoise
+from hero.policies import Conditioning, Policy, load_policy, resolve_device
+from hero.rollout import rollout
+from hero.tasks import get_task
+from hero.tinyworld.scenes import draw
+from hero.types import BestImage, ImageBatch, Rewards, Trajectory, image_id
+from hero.update import make_update
+
+__all__ = ["Check", "diagnose"]
+
+RATIO_TOLERANCE = 1e-6
+LIBRARY_TOLERANCE = 1e-4
+MIN_FREE_BYTES = 1_000_000_000
+
+_IMAGES, _STEPS = 2, 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, whether it is well, what was found, and what to do if it is not."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(model: str = "tinyworld", evaluator: str | None = None, folder: Path = Path()) -> Iterator[Check]:
+    """Yields each check as soon as it is done.
+
+    Args:
+        model: `tinyworld`, a pipeline folder or a hub id.
+        evaluator: "module:callable" of one's own, tried on one batch; None: not looked at.
+        folder: where runs would be written.
+    """
+    yield _python()
+    yield from _packages()
+    yield _device()
+    yield _disk(folder)
+    yield from _model(model)
+    if evaluator is not None:
+        yield from _evaluator(evaluator)
+
+
+def _python() -> Check:
+    return Check("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer")
+
+
+def _packages() -> Iterator[Check]:
+    try:
+        requirements = [Requirement(line) for line in requires("hero-diffusion") or []]
+    except PackageNotFoundError:
+        yield Check("packages", False, "the package hero-diffusion is not installed", "pip install -e .")
+        return
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        remedy = f"pip install '{requirement}'"
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            yield Check(requirement.name, False, "not installed", remedy)
+            continue
+        fits = requirement.specifier.contains(found, prereleases=True)
+        yield Check(requirement.name, fits, found if fits else f"{found}, needs {requirement.specifier}", remedy)
+
+
+def _device() -> Check:
+    device = resolve_device("auto")
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        return Check("device", True, f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB")
+    threads = torch.get_num_threads()
+    return Check("device", True, f"{device.type}, {threads} thread{'s' if threads > 1 else ''}")
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    return Check(
+        "disk",
+        free >= MIN_FREE_BYTES,
+        f"{free / 1e9:.1f} GB free in {folder.resolve()}",
+        "free some space, or run hero where there is more: a run keeps its images and checkpoints",
+    )
+
+
+def _model(model: str) -> Iterator[Check]:
+    started = time.monotonic()
+    try:
+        policy = load_policy(_config(model, eta=0.0))
+    except HeroError as error:
+        remedy = "give a Stable Diffusion pipeline folder, a hub id or tinyworld with --model"
+        yield Check("model loads", False, str(error), remedy)
+        return
+    yield Check("model loads", True, f"{model} on {policy.device}, {time.monotonic() - started:.1f} s")
+    yield _attempt("same as the library", lambda: _same_as_library(policy, _config(model, eta=0.0)))
+    yield _attempt("ratio one", lambda: _ratio_one(_config(model, eta=1.0)))
+
+
+def _attempt(name: str, check: Callable[[], Check]) -> Check:
+    """`check`, or what it failed with: a model may fail in any way (out of memory, say)."""
+    try:
+        return check()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Check(name, False, reason, "check the model's files, and that it fits into the device's memory")
+
+
+def _config(model: str, *, eta: float) -> Config:
+    """A few short trajectories of `model`; no update where the sampler is deterministic."""
+    settings = {
+        "sampling": {"num_steps": _STEPS, "eta": eta, "images_per_round": _IMAGES, "micro_batch": _IMAGES},
+        "update": {"kind": "ppo" if eta else "none", "timesteps_per_image": _STEPS - 1},
+    }
+    return configure("hand", model=model, settings=settings)
+
+
+def _draw(policy: Policy, config: Config) -> tuple[Conditioning, Trajectory]:
+    prompts = config.task.prompts * _IMAGES
+    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=config.seed, round_=0, stage="doctor-noise")
+    conditioning = policy.encode(config.task.prompts)
+    index = torch.zeros(_IMAGES, dtype=torch.int64)
+    chunks = rollout(policy, conditioning, index, noise, seed=config.seed, round_=0, micro_batch=_IMAGES)
+    return conditioning, next(chunks).trajectory
+
+
+def _same_as_library(policy: Policy, config: Config) -> Check:
+    """With η = 0 the final latents of a rollout are those of the pipeline's own call, from the same noise."""
+    _, trajectory = _draw(policy, config)
+    pipeline: Any = policy.pipeline  # type: ignore[attr-defined]
+    reference = pipeline(
+        list(config.task.prompts * _IMAGES),
+        latents=trajectory.initial_noise.to(policy.device),
+        num_inference_steps=_STEPS,
+        guidance_scale=config.sampling.guidance_scale,
+        eta=0.0,
+        output_type="latent",
+    ).images
+    apart = float((trajectory.final_latents - reference.cpu()).abs().max())
+    return Check(
+        "same as the library",
+        apart <= LIBRARY_TOLERANCE,
+        f"latents differ from the pipeline's own call by at most {apart:.1e}",
+        "check the model's scheduler_config.json; please report the model and this number",
+    )
+
+
+def _ratio_one(config: Config) -> Check:
+    """Before the first gradient step, replayed log-probabilities are those of sampling."""
+    policy = load_policy(config)
+    conditioning, trajectory = _draw(policy, config)
+    values = torch.tensor([1.0, 0.0])
+    update = make_update(policy, config.update, seed=config.seed)
+    stats = update.step(trajectory, conditioning, Rewards(values, 2 * values - 1), 1) if update else None
+    if stats is None:
+        raise RuntimeError("no transition could be replayed")
+    return Check(
+        "ratio one",
+        stats.first_ratio_deviation <= RATIO_TOLERANCE,
+        f"replayed probability ratios are off 1 by at most {stats.first_ratio_deviation:.1e}",
+        "train with --set update.recompute_log_probs=always",
+    )
+
+
+def _evaluator(spec: str) -> Iterator[Check]:
+    name = f"evaluator {spec}"
+    try:
+        evaluator = load_evaluator(spec)
+    except HeroError as error:
+        yield Check(name, False, str(error), "see docs/evaluators.md")
+        return
+    batch = _batch()
+    messages = check_evaluator(evaluator, batch)
+    for message in messages:
+        what, _, remedy = message.partition("; ")
+        yield Check(name, False, what, remedy or "see docs/evaluators.md")
+    if not messages:
+        yield Check(name, True, f"answered {len(batch)} images with the best kept from a round before")
+
+
+def _batch() -> ImageBatch:
+    """A second round of drawn hands, so that there is a best image from before."""
+    task = get_task("hand")
+    prompt, rng = task.prompts[0], np.random.default_rng(0)
+    images = tuple(Image.fromarray(draw(prompt, rng).image) for _ in range(9))
+    best = BestImage(image_id(1, 0), images[0], prompt)
+    ids = tuple(image_id(2, i) for i in range(8))
+    return ImageBatch(2, ids, images[1:], (prompt,) * 8, (best,), task.criterion)
