@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+
+_FIXED = (
+    *("method", "preset", "seed", "task", "lora", "noise.kind", "reward.kind", "update.kind", "representation.width"),
+    *("model.path", "model.revision", "model.variant", "model.dtype"),
+    *("sampling.num_steps", "sampling.eta", "sampling.guidance_scale", "sampling.height", "sampling.width"),
+)
+"""Settings that `hero resume` cannot change: the weights, noises and images of a run depend on them."""
 
 
 class _Group(TyperGroup):
@@ -134,6 +142,10 @@ def train(
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
+    for key, kind in (("method", str), ("preset", str), ("model", dict)):
+        if not isinstance(own.get(key, kind()), kind):
+            example = "model.path=tinyworld" if key == "model" else f"{key}=NAME"
+            raise ConfigError(f"{key} = {own[key]!r}: write {example}")
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and "evaluator" not in own:
@@ -178,6 +190,7 @@ def resume(
 
     own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
     directory = RunDirectory.open(run, own)
+    _check_unchanged(RunDirectory.open(run).config, directory.config)
     checkpoint = directory.load_checkpoint("told")
     finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds
     answers = None if finished else resolve(directory.config)
@@ -322,6 +335,14 @@ def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluat
 
     RunDirectory.check_free(out)
     return resolve(config)
+
+
+def _check_unchanged(begun: Config, wanted: Config) -> None:
+    """Refuses settings that what was learnt so far does not fit."""
+    for key in _FIXED:
+        before, after = (attrgetter(key)(config) for config in (begun, wanted))
+        if before != after:
+            raise ConfigError(f"{key} cannot change once a run has begun; start a new run with `hero train`")
 
 
 def _finish(run: Path, config: Config, history: list[RoundStats], console: Console, as_json: bool) -> None:

@@ -188,7 +188,7 @@ class Config(_Stage):
     method: str = Field("hero", description="Name of the recipe that the settings came from.")
     preset: str = Field("tinyworld", description="Name of the values that the settings came from.")
     seed: int = Field(0, ge=0, description="Seed of every random draw.")
-    rounds: int = Field(8, ge=1, description="Rounds of feedback.")
+    rounds: int = Field(8, ge=1, le=9999, description="Rounds of feedback.")
     task: TaskConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
@@ -221,7 +221,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             below = merged.get(key)
-            merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+            merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 

@@ -166,24 +166,18 @@ class FeedbackNoise:
             table[self.prompts[int(k)]] = tensor.clone()
 
     def save(self, path: Path) -> None:
-        """Writes the distribution to one safetensors file with its prompts, β and ε0 as metadata."""
-        metadata = {
-            "prompts": json.dumps(self.prompts),
-            "best_share": repr(self.best_share),
-            "epsilon": repr(self.epsilon),
-        }
-        save_file(self.state_dict(), path, metadata=metadata)
+        """Writes the distribution to one safetensors file with its prompts, β and ε0 as metadata.
+
+        Equal distributions give equal bytes: safetensors shuffles metadata, hence one entry for all of it.
+        """
+        about = {"prompts": self.prompts, "best_share": self.best_share, "epsilon": self.epsilon}
+        save_file(self.state_dict(), path, metadata={"feedback_noise": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """The inverse of `save`."""
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            noise = cls(
-                json.loads(metadata["prompts"]),
-                best_share=float(metadata["best_share"]),
-                epsilon=float(metadata["epsilon"]),
-            )
+            noise = cls(**json.loads(file.metadata()["feedback_noise"]))
             noise.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
         return noise
 

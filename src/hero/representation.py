@@ -137,6 +137,11 @@ class Representation:
             [*self.embedding.parameters(), *self.head.parameters()], lr=config.learning_rate
         )
 
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` has ever taken a step."""
+        return bool(self.optimizer.state)
+
     def fit(self, groups: Sequence[TripletGroup], round_: int) -> float:
         """Takes `epochs` Adam steps on random triplets of `groups` (at least one); returns the last loss.
 

@@ -46,6 +46,7 @@ def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float
     NaN rewards, and groups without variance, get 0.
     """
     result = torch.zeros_like(rewards)
+    rewards = rewards.double()  # the fp32 mean of equal rewards can differ from them: variance out of nothing
     rewarded = ~rewards.isnan()
     everything = rewards[rewarded]
     for prompt in sorted(set(prompt_index.tolist())):
@@ -55,7 +56,7 @@ def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float
             continue
         std = group.std(correction=0)
         if std > _NO_VARIANCE:
-            result[rows] = ((rewards[rows] - group.mean()) / (std + _EPSILON)).clamp(-clip, clip)
+            result[rows] = ((rewards[rows] - group.mean()) / (std + _EPSILON)).clamp(-clip, clip).to(result.dtype)
     return result
 
 
@@ -84,7 +85,8 @@ def compute_rewards(
                 continue
             references = reference[None]
             if config.kind == "similarity-to-good":
-                rows = [k for k, i in enumerate(ids) if i in feedback.good and int(prompt_index[k]) == prompt]
+                others = set(feedback.good) - {memory.best_id[prompt]}
+                rows = [k for k, i in enumerate(ids) if i in others and int(prompt_index[k]) == prompt]
                 references = torch.cat([references, final_latents[rows].float()])
             chosen = prompt_index == prompt
             rewards[chosen] = similarity(representation.embed(final_latents[chosen]), representation.embed(references))

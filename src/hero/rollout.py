@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from hero.errors import TrainingError
 from hero.policies import Conditioning, Policy
 from hero.seeding import generator, normal
 from hero.types import Trajectory
@@ -49,6 +50,9 @@ def rollout(
 
     Yields:
         Chunks in order. Trajectories are on the CPU in the policy's storage dtype.
+
+    Raises:
+        TrainingError: the latents are not finite.
     """
     for start in range(0, len(prompt_index), micro_batch):
         indices = range(start, min(start + micro_batch, len(prompt_index)))
@@ -79,6 +83,11 @@ def _denoise(
         path.append(latents)
         trainable = bool(policy.trainable_steps[k])
         log_probs.append(transition.log_prob(latents) if trainable else torch.zeros(len(latents)))
+    if not torch.isfinite(latents).all():  # what is not a number once stays so to the last step
+        raise TrainingError(
+            "the model draws latents that are not numbers; lower update.learning_rate, or use model.dtype "
+            "float32 or bfloat16; the last checkpoint is intact"
+        )
     return Trajectory(
         latents=torch.stack([x.cpu() for x in path], dim=1),
         log_probs=torch.stack([x.cpu() for x in log_probs], dim=1),

@@ -27,7 +27,10 @@ from hero.errors import RunError
 __all__ = ["Checkpoint", "RunDirectory"]
 
 _FORMAT = 1
-_KEEP = 3
+_UNBORN = {".lock", ".config.toml.partial"}
+"""What is left of a run that was killed before it had a config.toml."""
+_KEEP = 4
+"""Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
 
 Kind = Literal["asked", "told"]
 """`asked`: a batch that was shown; `told`: everything learnt up to and with a round (0: nothing yet)."""
@@ -60,7 +63,7 @@ class RunDirectory:
             raise RunError(
                 f"{path} already holds a run; continue it with `hero resume {path}`, or choose another --out"
             )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or set(os.listdir(path)) - _UNBORN):
             raise RunError(f"{path} exists and is not an empty folder; choose another --out")
 
     @classmethod
@@ -102,7 +105,8 @@ class RunDirectory:
             import fcntl
         except ImportError:  # not a POSIX system: no lock, as nothing else is at stake than a user's care
             return
-        file = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is trained
+        with _disk_errors(self.path):
+            file = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is trained
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -194,7 +198,7 @@ class RunDirectory:
             raise RunError(f"cannot read {path}: {error}") from None
 
     def save_checkpoint(self, round_: int, kind: Kind, state: Mapping[str, Any], tensors: Tensors) -> None:
-        """Writes checkpoints/<round>-<kind>/ atomically; then drops all but the newest three.
+        """Writes checkpoints/<round>-<kind>/ atomically; then drops all but the newest four.
 
         Raises:
             RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
@@ -208,7 +212,8 @@ class RunDirectory:
             for file_name, values in tensors.items():
                 contiguous = {key: value.contiguous() for key, value in sorted(values.items())}
                 save_file(contiguous, beside / f"{file_name}.safetensors")
-            (beside / "state.json").write_text(json.dumps({"format": _FORMAT, **state}, indent=1))
+            complete = {"format": _FORMAT, "files": sorted(tensors), **state}
+            (beside / "state.json").write_text(json.dumps(complete, indent=1))
             for file in beside.iterdir():
                 _flush(file)
             _flush(beside)
@@ -238,7 +243,7 @@ class RunDirectory:
                 state = json.loads((folder / "state.json").read_text())
                 if state["format"] > _FORMAT:
                     raise RunError(f"{folder} was written by a newer version of hero; update hero to resume this run")
-                tensors = {p.stem: load_file(p) for p in sorted(folder.glob("*.safetensors"))}
+                tensors = {name: load_file(folder / f"{name}.safetensors") for name in state["files"]}
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 problem = problem or f"{folder}: {error}"
                 continue

@@ -7,7 +7,8 @@ both. Each is on disk before it returns, so that a run continues after a kill as
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ from typing import Any, Self
 import torch
 
 from hero.config import Config
-from hero.errors import RunError
+from hero.errors import ConfigError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
 from hero.memory import Memory
@@ -24,7 +25,7 @@ from hero.policies import Policy, load_policy
 from hero.representation import Representation, triplet_groups
 from hero.rewards import compute_rewards
 from hero.rollout import concatenate, rollout
-from hero.run import RunDirectory
+from hero.run import Checkpoint, RunDirectory
 from hero.tasks import judge_for
 from hero.types import (
     BestImage,
@@ -69,29 +70,34 @@ class Tuner:
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
         policy = load_policy(config)
-        self._attach(RunDirectory.create(out, config), policy)
-        self._save_told()
+        directory = RunDirectory.create(out, config)
+        with _unlocked_on_failure(directory):
+            self._attach(directory, policy)
+            self._save_told()
 
     @classmethod
     def resume(cls, out: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
         """Continues the run in `out`, with `settings` (nested dicts) laid over its own.
 
-        Feedback that was stored but not yet learnt from when the run stopped is learnt from now.
+        Feedback that was stored but not yet learnt from when the run stopped is learnt from now. A batch that was
+        shown but not answered is drawn anew where `settings` change how images are drawn.
 
         Raises:
             RunError: there is no run in `out`, another process trains it, or no checkpoint can be read.
+            ConfigError: `settings` do not fit what the run has learnt or been answered; nothing was changed.
         """
         directory = RunDirectory.open(out, settings)
         directory.lock()
-        tuner = cls.__new__(cls)
-        tuner._attach(directory, load_policy(directory.config))
-        if settings:
-            directory.write_text("config.toml", directory.config.to_toml())
-        tuner._restore()
-        tuner._publish()
-        if not tuner.done and (stored := tuner.store.submission(tuner.round)) is not None:
-            tuner.ask()
-            tuner._learn(stored, seconds_waiting=0.0)
+        with _unlocked_on_failure(directory):
+            tuner = cls.__new__(cls)
+            tuner._attach(directory, load_policy(directory.config))
+            tuner._restore()
+            if settings:
+                directory.write_text("config.toml", directory.config.to_toml())
+            tuner._publish()
+            while not tuner.done and (stored := tuner.store.submission(tuner.round)) is not None:
+                tuner.ask()
+                tuner._learn(stored, seconds_waiting=0.0)
         return tuner
 
     def _attach(self, directory: RunDirectory, policy: Policy) -> None:
@@ -189,8 +195,9 @@ class Tuner:
     ) -> RoundStats:
         """Learns from the answer to the batch of this round.
 
-        The labels are on disk before learning starts; what was learnt is in the checkpoint when this returns, or,
-        if it raises, none of it is.
+        The labels are on disk before learning starts; what was learnt is in the checkpoint when this returns. If it
+        raises, none of it is, and `resume` learns from the stored labels; only where the files made from the
+        checkpoint (metrics, LoRA) could not be written it is, and `resume` writes them.
 
         Args:
             feedback: names images by id.
@@ -239,9 +246,9 @@ class Tuner:
             self.config.reward, self.representation, latents, batch.ids, index, feedback, self.memory
         )
 
-        # 4. Update of the LoRA. Without a fit the representation knows nothing yet, so its reward means nothing.
+        # 4. Update of the LoRA; a representation that was never fitted gives no reward worth following.
         update = None
-        if self.update is not None and (self.has_learnt_to_see or triplet_loss is not None or not uses_representation):
+        if self.update is not None and (self.representation.fitted or not uses_representation):
             update = self.update.step(trajectory, self.conditioning, rewards, round_)
 
         # 5. Feedback-guided initial noise for the next round.
@@ -250,11 +257,6 @@ class Tuner:
 
         seconds = (self._asked.seconds, seconds_waiting, time.monotonic() - started)
         return self._stats(batch, feedback, rewards, triplet_loss, update, seconds)
-
-    @property
-    def has_learnt_to_see(self) -> bool:
-        """Whether the representation was ever fitted."""
-        return any(stats.triplet_loss is not None for stats in self.history)
 
     def _stats(
         self,
@@ -366,7 +368,16 @@ class Tuner:
         trajectory = asked.trajectory
         tensors = {"latents": trajectory.latents, "log_probs": trajectory.log_probs}
         tensors |= {"trainable": trajectory.trainable, "prompt_index": trajectory.prompt_index}
-        self.directory.save_checkpoint(asked.batch.round, "asked", {"seconds": asked.seconds}, {"trajectory": tensors})
+        state = {"seconds": asked.seconds, "drawn_with": self._drawn_with}
+        self.directory.save_checkpoint(asked.batch.round, "asked", state, {"trajectory": tensors})
+
+    @property
+    def _drawn_with(self) -> dict[str, Any]:
+        """The settings that images and log-probabilities depend on."""
+        chosen = self.config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise"})
+        for stage, name in (("model", "device"), ("model", "threads"), ("sampling", "micro_batch")):
+            del chosen[stage][name]
+        return {**chosen, "prompts": list(self.config.task.prompts)}
 
     def _save_told(self) -> None:
         state = {
@@ -387,8 +398,28 @@ class Tuner:
         """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
         told = self.directory.load_checkpoint("told")
         if told is None:
-            raise RunError(f"{self.directory.path} holds no checkpoint; start a new run")
+            if self.store.submitted_rounds():
+                raise RunError(f"{self.directory.path} holds labels but no checkpoint; start a new run")
+            self._save_told()  # stopped before its first checkpoint: as good as new
+            return
         self.history = [RoundStats.from_dict(values) for values in told.state["history"]]
+        try:
+            self._take_over(told)
+        except (IndexError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{told.path} does not fit these settings ({reason}); resume without them") from error
+        self._asked = None
+        asked = None if self.done else self.directory.load_checkpoint("asked", self.round)
+        if asked is not None and asked.state["drawn_with"] == self._drawn_with:
+            self._asked = self._shown(asked)
+            self._asked_at = time.monotonic()
+        elif asked is not None and self.store.submission(self.round) is not None:
+            raise ConfigError(
+                f"round {self.round} was drawn with other settings and is answered already; resume without them, so "
+                "that it is learnt from, then change them"
+            )
+
+    def _take_over(self, told: Checkpoint) -> None:
         best_id = {int(k): v for k, v in told.state["best_id"].items()}
         self.memory = Memory.from_tensors(told.tensors["memory"], best_id)
         self.policy.load_state_dict(told.tensors["lora"])
@@ -396,16 +427,18 @@ class Tuner:
         self.representation.load_state_dict(told.tensors["representation"])
         if self.update is not None:
             self.update.load_state_dict(told.tensors["update"])
-        self._asked = None
-        asked = None if self.done else self.directory.load_checkpoint("asked", self.round)
-        if asked is not None:
-            trajectory = Trajectory(**asked.tensors["trajectory"])
-            ids = tuple(image_id(self.round, i) for i in range(len(trajectory)))
+
+    def _shown(self, asked: Checkpoint) -> _Asked | None:
+        """The batch in `asked`; None where an image of it is gone, so that it is drawn again, the same."""
+        trajectory = Trajectory(**asked.tensors["trajectory"])
+        ids = tuple(image_id(self.round, i) for i in range(len(trajectory)))
+        prompts = tuple(self.config.task.prompts[k] for k in trajectory.prompt_index.tolist())
+        try:
             images = tuple(self.directory.read_image(self.round, i) for i in ids)
-            prompts = tuple(self.config.task.prompts[k] for k in trajectory.prompt_index.tolist())
-            batch = ImageBatch(self.round, ids, images, prompts, self.best, self.config.task.criterion)
-            self._asked = _Asked(batch, trajectory, asked.state["seconds"])
-            self._asked_at = time.monotonic()
+        except RunError:
+            return None
+        batch = ImageBatch(self.round, ids, images, prompts, self.best, self.config.task.criterion)
+        return _Asked(batch, trajectory, asked.state["seconds"])
 
     def _publish(self) -> None:
         """Writes the files that are derived from the checkpoint: metrics, LoRA, refined noise."""
@@ -413,3 +446,12 @@ class Tuner:
         self.directory.write_folder("lora", self.policy.save_lora)
         if isinstance(self.noise, FeedbackNoise) and self.noise.fitted:
             self.directory.write_file("refined_noise.safetensors", self.noise.save)
+
+
+@contextmanager
+def _unlocked_on_failure(directory: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        directory.unlock()
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,26 @@ def adapter_metadata(denoiser: Any) -> dict[str, Any]:
 
 
 def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
-    """Writes pytorch_lora_weights.safetensors with the library's own writer; returns the file."""
+    """Writes pytorch_lora_weights.safetensors with the library's own writer; returns the file.
+
+    Equal weights give equal bytes.
+    """
     pipeline_class.save_lora_weights(
         folder,
         unet_lora_layers=lora_state_dict(denoiser),
         unet_lora_adapter_metadata=adapter_metadata(denoiser),
     )
-    return folder / "pytorch_lora_weights.safetensors"
+    file = folder / "pytorch_lora_weights.safetensors"
+    _sort_metadata(file)
+    return file
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order."""
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])

@@ -85,6 +85,10 @@ class StableDiffusionPolicy:
         alpha_bar_next = torch.where(following >= 0, cumulative[following.clamp(min=0)], final)
         alpha_bar = cumulative[scheduler.timesteps]
         self.trainable_steps = ddim_std(alpha_bar, alpha_bar_next, self.eta) > 0
+        if self.eta > 0 and not self.trainable_steps.any():
+            raise ModelError(
+                f"sampling.num_steps = {num_steps}: with this scheduler no step has a density; use more steps"
+            )
         self.alpha_bar = alpha_bar.to(self.device)
         self.alpha_bar_next = alpha_bar_next.to(self.device)
 

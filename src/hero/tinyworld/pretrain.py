@@ -21,6 +21,10 @@ import torch
 import torch.nn.functional as F
 import typer
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -47,10 +51,11 @@ SAMPLE_PROMPTS = (
 )
 """Prompts of the contact sheets, one row each."""
 SAMPLE_EVERY = 1000
+VAE = Schedule(steps=3_000, batch=8, peak=4e-3, final=5e-5, warmup=50, average=0.995)
 FIRST = Schedule(steps=10_000, batch=64, peak=1e-3, final=5e-5, warmup=200)
 CONTINUED = Schedule(steps=1_000, batch=64, peak=2e-4, final=1e-5, warmup=100)
-"""UNet and text encoder: from nothing, and from an existing pipeline."""
-KL_WEIGHT = 1e-5
+"""Autoencoder; UNet and text encoder from nothing, and from an existing pipeline."""
+KL_WEIGHT = 1e-4
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
 
@@ -139,16 +144,64 @@ def _write_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def new_vae() -> Any:
-    """An untrained AutoencoderKL: (3, 64, 64) pictures in [-1, 1] to (4, 16, 16) latents."""
-    return AutoencoderKL(
+    """An AutoencoderKL that starts as a mosaic: (3, 64, 64) pictures in [-1, 1] to (4, 16, 16) latents.
+
+    Its normalisation has a single group: with few channels a group, a picture's colours would be normalised away.
+    """
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 32, 48),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
+        norm_num_groups=1,
         sample_size=SIZE,
     )
+    _start_as_mosaic(vae)
+    return vae
+
+
+@torch.no_grad()
+def _start_as_mosaic(vae: Any) -> None:
+    """Lets the first three latents be the colours of each 4×4 square, and the decoder paint them back.
+
+    From a random start a small autoencoder takes thousands of steps to tell all colours apart. Here channels 0 to 5
+    of encoder and decoder carry red, green, blue and their negatives, which pass the last activation undistorted:
+    silu(x) - silu(-x) = x. Residual branches start at zero.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    for conv in (encoder.conv_in, decoder.conv_in):
+        _set_taps(conv, {(sign * 3 + i, i, 1, 1): 1.0 - 2 * sign for i in range(3) for sign in (0, 1)})
+    for conv in (encoder.conv_out, decoder.conv_out):
+        _set_taps(conv, {(i, sign * 3 + i, 1, 1): 1.0 - 2 * sign for i in range(3) for sign in (0, 1)})
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+            if module.conv_shortcut is not None:
+                _set_taps(module.conv_shortcut, {(i, i, 0, 0): 1.0 for i in range(6)})
+        elif isinstance(module, Downsample2D):
+            # Its padding lies to the right and below: the first two rows and columns are the square.
+            _set_taps(module.conv, {(i, i, y, x): 0.25 for i in range(6) for y in (0, 1) for x in (0, 1)})
+        elif isinstance(module, Upsample2D):
+            _set_taps(module.conv, {(i, i, 1, 1): 1.0 for i in range(6)})
+        elif isinstance(module, Attention):
+            nn.init.zeros_(module.to_out[0].weight)
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        nn.init.eye_(conv.weight[:, :, 0, 0])
+        nn.init.zeros_(conv.bias)
+    # A small posterior variance.
+    vae.quant_conv.bias[LATENT_CHANNELS:] = -7.0
+
+
+def _set_taps(conv: nn.Conv2d, taps: Mapping[tuple[int, int, int, int], float]) -> None:
+    """Makes the output channels named in `taps` (output, input, row, column) nothing but these weights."""
+    outputs = sorted({output for output, *_ in taps})
+    conv.weight[outputs] = 0.0
+    if conv.bias is not None:
+        conv.bias[outputs] = 0.0
+    for place, weight in taps.items():
+        conv.weight[place] = weight
 
 
 def to_pictures(images: Pixels, device: torch.device) -> Tensor:
@@ -157,15 +210,15 @@ def to_pictures(images: Pixels, device: torch.device) -> Tensor:
 
 
 def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
-    """L1 + squared error + L1 of the edges + L1 at 1/2 and 1/4 of the size; edges are differences of neighbours.
+    """L1 + 2 × squared error + edges' L1 (differences of neighbouring pixels) + L1 at 1/4 and 1/8 of the size.
 
     Both are (B, 3, 64, 64) in [-1, 1].
     """
     error = drawn - wanted
-    loss = error.abs().mean() + error.square().mean()
-    loss = loss + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    for size in (2, 4):
-        loss = loss + 0.5 * F.avg_pool2d(error, size).abs().mean()
+    loss = error.abs().mean() + 2 * error.square().mean()
+    loss = loss + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+    for size in (4, 8):
+        loss = loss + F.avg_pool2d(error, size).abs().mean()
     return loss
 
 
@@ -173,7 +226,7 @@ def train_vae(work: Path, scenes: Scenes, steps: int, seed: int, device: torch.d
     """Trains the autoencoder and leaves it in `work`/vae, its latents standardised."""
     torch.manual_seed(seed)
     vae = new_vae().to(device)
-    schedule = Schedule(steps, batch=32, peak=2e-3, final=5e-5, warmup=100, average=0.995)
+    schedule = replace(VAE, steps=steps)
     count = len(scenes.images)
 
     def loss_at(step: int) -> Tensor:
@@ -437,7 +490,7 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="Folder of the result; default: the package's.")] = None,
     stage: Annotated[Stage, typer.Option(help="Run this stage alone.")] = "all",
     steps: Annotated[int, typer.Option(min=1, help="Training steps of UNet and text encoder.")] = 10_000,
-    vae_steps: Annotated[int, typer.Option(min=1, help="Training steps of the autoencoder.")] = 1_300,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Training steps of the autoencoder.")] = 3_000,
     scenes: Annotated[int, typer.Option(min=1, help="Training scenes.")] = 24_000,
     seed: Annotated[int, typer.Option(min=0, help="Every random number follows from it.")] = 0,
     device: Annotated[str | None, typer.Option(help="Default: cuda where there is one, else cpu.")] = None,

@@ -1,0 +1,79 @@
+"""Shared fixtures: a random tiny Stable Diffusion pipeline of the real classes, and runs small enough for tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from hero.config import Config, merge
+from hero.methods import configure
+from hero.policies import Policy, load_policy
+from hero.tinyworld import pretrain
+from hero.tinyworld.scenes import caption_weights
+from hero.tinyworld.vocabulary import build_tokenizer
+
+torch.set_num_threads(1)
+
+TINY: dict[str, Any] = {
+    "model": {"device": "cpu", "threads": 1},
+    "sampling": {"num_steps": 4, "images_per_round": 6, "micro_batch": 4, "guidance_scale": 2.0},
+    "lora": {"rank": 2, "alpha": 2.0, "layers": ("attention", "resnet")},
+    "representation": {"width": 16, "epochs": 5, "batch_size": 16, "learning_rate": 1e-3},
+    "update": {"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3, "learning_rate": 1e-3},
+}
+
+
+@pytest.fixture(scope="session")
+def random_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a StableDiffusionPipeline with the tiny world's architecture and random weights."""
+    folder = tmp_path_factory.mktemp("random-pipeline")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer(caption_weights())
+        pipeline = pretrain.assemble(
+            pretrain.new_vae(), pretrain.new_text_encoder(tokenizer), tokenizer, pretrain.new_unet()
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(random_pipeline: Path) -> Callable[..., Config]:
+    """`tiny_config(prompts=..., rounds=..., model=..., **stages)`: a run that takes well under a second a round."""
+
+    def make(**given: Any) -> Config:
+        named = {key: given.pop(key) for key in ("rounds", "seed", "method") if key in given}
+        prompts = given.pop("prompts", ("1 hand",))
+        model = str(given.pop("model", random_pipeline))
+        return configure(prompts=prompts, model=model, settings=merge(TINY, given), **named)
+
+    return make
+
+
+@pytest.fixture
+def tiny_policy(tiny_config: Callable[..., Config]) -> Callable[..., Policy]:
+    """`tiny_policy(lora_std=..., **settings)`: a policy whose LoRA is random, not the identity it starts as."""
+
+    def make(lora_std: float = 0.05, **given: Any) -> Policy:
+        policy = load_policy(tiny_config(**given))
+        randomise_lora(policy, lora_std)
+        return policy
+
+    return make
+
+
+def randomise_lora(policy: Policy, std: float, seed: int = 0) -> None:
+    """Sets the B matrices (zero at first) to N(0, std²)."""
+    source = torch.Generator().manual_seed(seed)
+    state = policy.state_dict()
+    for name in state:
+        if "lora_B" in name:
+            state[name] = torch.randn(state[name].shape, generator=source) * std
+    policy.load_state_dict(state)

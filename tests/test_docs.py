@@ -1,0 +1,325 @@
+"""The documentation is true: generated parts are current, keys and tasks complete, links lead somewhere, code runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hero.config import Config, reference
+from hero.evaluation import EvaluationResult
+from hero.methods import METHODS, PRESETS
+from hero.tasks import TASKS
+from hero.tinyworld import model_path
+from hero.tinyworld.mixture import SUCCESS_SHARE
+from hero.types import RoundStats
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGE = ROOT / "src" / "hero"
+
+PICTURES_TO_COME = {"docs/images/before-after.png", "docs/images/tinyworld-base.png"}
+"""Pictures that are linked but not made yet; emptied when they are there."""
+
+needs_model = pytest.mark.skipif(not model_path().exists(), reason="the tiny world's weights are not there yet")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.S | re.M)
+
+
+def table_rows(text: str) -> Iterator[list[str]]:
+    """The cells of every row of every table, without the separators' row."""
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|---"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def first_cells(text: str) -> set[str]:
+    """Every `name` in the first column of the tables of `text`."""
+    return {name for row in table_rows(text) for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+# ---------------------------------------------------------------------------------------------- completeness
+
+
+def test_the_configuration_reference_is_the_generated_one() -> None:
+    assert page("docs/configuration.md") == reference(), "run: python -m hero.config > docs/configuration.md"
+
+
+def test_every_setting_is_in_the_configuration_reference() -> None:
+    config = Config.model_validate({"task": {"prompts": ["a"]}}).model_dump()
+    keys = {k for k, v in config.items() if not isinstance(v, dict)}
+    keys |= {f"{stage}.{k}" for stage, values in config.items() if isinstance(values, dict) for k in values}
+    assert first_cells(page("docs/configuration.md")) >= keys
+
+
+def test_every_key_of_metrics_jsonl_is_documented_and_no_other() -> None:
+    section = page("docs/metrics.md").split("## hero evaluate")[0]
+    assert first_cells(section) == {f.name for f in fields(RoundStats)}
+
+
+def test_every_key_of_an_evaluation_is_documented_and_no_other() -> None:
+    result = EvaluationResult("hand", 1, 0, {}, {}, None).to_dict()
+    _, table, *_ = page("docs/metrics.md").split("| key | meaning |", 3)[1:]
+    assert first_cells(table.split("Keys of `details`")[0]) == set(result)
+
+
+@pytest.mark.parametrize("name", ["docs/tinyworld.md", "README.md"])
+def test_every_task_is_listed(name: str) -> None:
+    assert first_cells(page(name)) >= set(TASKS)
+
+
+def test_the_tasks_table_gives_their_prompts_and_kinds() -> None:
+    rows = {row[0].strip("`"): row for row in table_rows(page("docs/tinyworld.md")) if len(row) == 4}
+    for task in TASKS.values():
+        assert rows[task.name][3] == task.kind
+        if len(task.prompts) == 1:
+            assert rows[task.name][1] == task.prompts[0]
+
+
+def test_the_shares_of_the_mixture_are_the_real_ones() -> None:
+    rows = {row[0].strip("`"): row[1] for row in table_rows(page("docs/tinyworld.md")) if len(row) == 3}
+    assert {task: float(rows[task]) for task in SUCCESS_SHARE} == SUCCESS_SHARE
+
+
+def test_the_values_of_the_presets_are_the_real_ones() -> None:
+    def flat(preset: dict[str, Any]) -> dict[str, Any]:
+        return {f"{stage}.{key}": value for stage, values in preset.items() for key, value in values.items()}
+
+    real = {name: flat(values) for name, values in PRESETS.items()}
+    section = page("docs/algorithm.md").split("## Values")[1].split("\n## ")[0]
+    header, *rows = list(table_rows(section))
+    names = [cell.strip("`") for cell in header[1:]]
+    assert set(names) == set(real)
+    for column, name in enumerate(names, start=1):
+        written = {row[0].strip("`"): json.loads(row[column].strip("`")) for row in rows}
+        assert written == json.loads(json.dumps(real[name]))
+
+
+def test_the_methods_are_the_real_ones() -> None:
+    section = page("docs/algorithm.md").split("## Methods")[1].split("\n## ")[0]
+    rows = {row[0].strip("`"): [cell.strip("`") for cell in row[1:4]] for row in list(table_rows(section))[1:]}
+    real = {name: [m.settings[stage]["kind"] for stage in ("noise", "reward", "update")] for name, m in METHODS.items()}
+    assert rows == real
+
+
+# ---------------------------------------------------------------------------------------------- architecture
+
+
+def module_table() -> list[str]:
+    section = page("docs/architecture.md").split("## Modules")[1].split("\n## ")[0]
+    return [row[0].strip("`") for row in list(table_rows(section))[1:]]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules and folders of `hero` that a file imports at run time."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("hero.")}
+
+
+def test_the_module_table_lists_every_module() -> None:
+    modules = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert sorted(module_table()) == sorted(modules - {"__init__", "__main__"})
+
+
+def test_a_module_imports_only_from_modules_above_it_in_the_table() -> None:
+    order = {module: place for place, module in enumerate(module_table())}
+    wrong = [
+        f"{named(path)} imports {other}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if (own := path.relative_to(PACKAGE).parts[0].removesuffix(".py")) in order
+        for other in imports_of(path)
+        if order[other] > order[own]
+    ]
+    assert not wrong
+
+
+# ---------------------------------------------------------------------------------------------- links
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_relative_links_and_images_exist(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        if not linked.exists():
+            if not linked.is_relative_to(ROOT) or named(linked) not in PICTURES_TO_COME:
+                broken.append(target)
+        elif anchor and anchor not in anchors(linked):
+            broken.append(target)
+    assert not broken
+
+
+def test_pictures_to_come_are_still_missing() -> None:
+    assert not [name for name in PICTURES_TO_COME if (ROOT / name).exists()], "take them off the list"
+
+
+def test_marked_figures_are_opened_and_closed_in_turn() -> None:
+    for path in PAGES:
+        marks = re.findall(r"<!-- (figures:[a-z-]+|/figures) -->", path.read_text(encoding="utf-8"))
+        assert [mark == "/figures" for mark in marks] == [False, True] * (len(marks) // 2), named(path)
+
+
+# ---------------------------------------------------------------------------------------------- code in pages
+
+
+BLOCKS = [pytest.param(b, id=f"{named(p)}-{k}") for p in PAGES for k, b in enumerate(code_blocks(p), start=1)]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_in_pages_compiles_and_imports_names_that_exist(block: str) -> None:
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                # A folder's module need not have been imported for `from folder import module` to work.
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/runs.md", "docs/benchmarks.md"])
+def test_commands_in_pages_exist_with_their_options(name: str) -> None:
+    from typer.main import get_command
+
+    from hero.cli import app
+
+    wrong = []
+    for line in re.findall(r"^ {4}(hero .+)$", page(name), re.M):
+        words = re.sub(r"\s+#.*", "", line).split()
+        found: Any = get_command(app)
+        for word in words[1:]:
+            if not hasattr(found, "commands"):
+                break
+            found = found.commands.get(word)
+            if found is None:
+                wrong.append(line)
+                break
+        options = {"--help"} | {option for p in getattr(found, "params", ()) for option in p.opts}
+        wrong += [f"{line}: {word}" for word in words if word.startswith("--") and word not in options]
+    assert not wrong
+
+
+@needs_model
+@pytest.mark.learns
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = code_blocks(ROOT / "README.md")
+    assert len([line for line in block.splitlines() if line]) <= 10
+    small = reduced(block, {"rounds=4": "rounds=2", "images_per_round=32": "images_per_round=8"})
+    run(small)
+    history = [json.loads(line) for line in Path("runs/green-lake/metrics.jsonl").read_text().splitlines()]
+    assert [(line["good"], line["bad"]) for line in history] == [(2, 6), (2, 6)]
+    assert history[-1]["steps"] > 0
+    assert Path("runs/green-lake/lora/pytorch_lora_weights.safetensors").is_file()
+
+
+@needs_model
+@pytest.mark.learns
+def test_the_python_pages_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loop, watcher, _, resume, use = code_blocks(ROOT / "docs" / "python.md")
+    run(reduced(loop, {"seed=0": "seed=0, rounds=1, images_per_round=4"}))
+    assert Path("my-lora/pytorch_lora_weights.safetensors").is_file()
+    run(reduced(resume, {"12": "2"}))
+    names = run(reduced(use, {"images=16": "images=2", "images=200": "images=4"}))
+    assert len(names["images"]) == 2
+    assert {label.round for label in names["store"].labels()} == {1, 2}
+
+    result = names["result"].to_dict()
+    details = page("docs/metrics.md").split("Keys of `details`")[1].split("###")[0]
+    assert first_cells(details) == set(result["details"])
+
+    from hero.evaluators import check_evaluator
+    from hero.types import ImageBatch, image_id
+
+    batch = ImageBatch(1, tuple(image_id(1, i) for i in range(2)), tuple(names["images"]), ("1 hand",) * 2)
+    assert check_evaluator(run(watcher)["Watcher"](), batch) == []
+
+
+def reduced(block: str, replacements: dict[str, str]) -> str:
+    """`block` with less to compute; each replaced text must be there once."""
+    for old, new in replacements.items():
+        assert block.count(old) == 1, old
+        block = block.replace(old, new)
+    return block
+
+
+def run(block: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(block, "example", "exec"), names)
+    return names
+
+
+# ---------------------------------------------------------------------------------------------- hygiene
+
+
+def tracked_files() -> list[Path]:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_tracked_text_names_a_machines_path_or_a_package_index() -> None:
+    # Written so that this file does not match itself.
+    pattern = re.compile(r"(?<![\w.-])/(?:root|work)/|python[h]osted\.|(?<![\w.])pypi[.]\w|--(?:extra-)?index[-]url")
+    found = []
+    for path in tracked_files():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+            if pattern.search(line):
+                found.append(f"{named(path)}:{number}: {line.strip()[:100]}")
+    assert not found
+
+
+def test_no_page_is_left_with_a_placeholder() -> None:
+    words = re.compile(r"\b(TODO|FIXME|TBD|XXX)\b|lorem ipsum", re.I)
+    assert not [named(path) for path in PAGES if words.search(path.read_text(encoding="utf-8"))]

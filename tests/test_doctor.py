@@ -1,0 +1,90 @@
+"""`hero doctor`: all is well with a good model and evaluator, and each fault is named with its remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hero import Feedback, ImageBatch
+from hero.cli import app
+from hero.doctor import Check, diagnose
+
+
+def good_evaluator(batch: ImageBatch) -> Feedback:
+    return Feedback.from_good(batch, batch.ids[:3], batch.ids[0])
+
+
+def forgetful_evaluator(batch: ImageBatch) -> Feedback:
+    return Feedback.from_good(batch, batch.ids[:3])
+
+
+def silent_evaluator(batch: ImageBatch) -> None:
+    return None
+
+
+@pytest.fixture(scope="module")
+def checks(random_pipeline: Path) -> dict[str, Check]:
+    return {check.name: check for check in diagnose(str(random_pipeline), "test_doctor:good_evaluator")}
+
+
+def test_a_good_model_and_evaluator_pass_every_check(checks: dict[str, Check]) -> None:
+    assert [check for check in checks.values() if not check.ok] == []
+    assert {"python", "torch", "diffusers", "device", "disk", "model loads"} <= set(checks)
+
+
+def test_the_model_is_tried_against_the_library_and_for_ratio_one(checks: dict[str, Check]) -> None:
+    assert "pipeline's own call" in checks["same as the library"].detail
+    assert float(checks["same as the library"].detail.split()[-1]) <= 1e-4
+    assert float(checks["ratio one"].detail.split()[-1]) <= 1e-6
+
+
+def test_the_evaluator_is_asked(checks: dict[str, Check]) -> None:
+    assert "8 images" in checks["evaluator test_doctor:good_evaluator"].detail
+
+
+def test_a_missing_model_is_named_with_a_remedy() -> None:
+    check = {check.name: check for check in diagnose("./no-such-model")}["model loads"]
+    assert not check.ok
+    assert "no-such-model" in check.detail
+    assert "--model" in check.remedy
+
+
+def test_a_model_whose_steps_are_not_gaussian_is_refused(random_pipeline: Path, tmp_path: Path) -> None:
+    model = tmp_path / "clipping"
+    shutil.copytree(random_pipeline, model)
+    settings = model / "scheduler" / "scheduler_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"clip_sample": True}))
+    check = {check.name: check for check in diagnose(str(model))}["model loads"]
+    assert not check.ok
+    assert "clip_sample" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said"),
+    [
+        ("test_doctor:silent_evaluator", "returned a NoneType"),
+        ("test_doctor:forgetful_evaluator", "none is the best"),
+        ("test_doctor:no_such", "has no 'no_such'"),
+        ("no_such_module:judge", "no_such_module"),
+    ],
+)
+def test_a_bad_evaluator_fails_the_command(evaluator: str, said: str) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--model", "./none", "--evaluator", evaluator])
+    assert result.exit_code == 1
+    fault = [line for line in result.stdout.splitlines() if line.startswith(f"✗ evaluator {evaluator}")]
+    assert len(fault) == 1
+    assert said in fault[0]
+
+
+def test_the_command_prints_one_json_object() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--model", "./none", "--json"])
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert answer["ok"] is False
+    faults = [check for check in answer["checks"] if not check["ok"]]
+    assert [check["name"] for check in faults] == ["model loads"]
+    assert set(faults[0]) == {"name", "ok", "detail", "remedy"}
