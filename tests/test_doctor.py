@@ -54,13 +54,13 @@ def test_a_missing_model_is_named_with_a_remedy() -> None:
 
 
 def test_a_model_whose_steps_are_not_gaussian_is_refused(random_pipeline: Path, tmp_path: Path) -> None:
-    model = tmp_path / "clipping"
+    model = tmp_path / "thresholding"
     shutil.copytree(random_pipeline, model)
     settings = model / "scheduler" / "scheduler_config.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"clip_sample": True}))
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"thresholding": True}))
     check = {check.name: check for check in diagnose(str(model))}["model loads"]
     assert not check.ok
-    assert "clip_sample" in check.detail
+    assert "thresholding" in check.detail
 
 
 @pytest.mark.parametrize(

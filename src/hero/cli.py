@@ -36,12 +36,8 @@ __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 
-_FIXED = (
-    *("method", "preset", "seed", "task", "lora", "noise.kind", "reward.kind", "update.kind", "representation.width"),
-    *("model.path", "model.revision", "model.variant", "model.dtype"),
-    *("sampling.num_steps", "sampling.eta", "sampling.guidance_scale", "sampling.height", "sampling.width"),
-)
-"""Settings that `hero resume` cannot change: the weights, noises and images of a run depend on them."""
+_FIXED = ("method", "preset", "task.name", "task.prompts", "model.path")
+"""What a run is. `hero resume` cannot change it: the recipe's other settings would stay as they were."""
 
 
 class _Group(TyperGroup):
@@ -338,7 +334,7 @@ def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluat
 
 
 def _check_unchanged(begun: Config, wanted: Config) -> None:
-    """Refuses settings that what was learnt so far does not fit."""
+    """Refuses to make another run out of one that has begun."""
     for key in _FIXED:
         before, after = (attrgetter(key)(config) for config in (begun, wanted))
         if before != after:

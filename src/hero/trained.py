@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,7 @@ class TrainedRun:
         progress: Progress | None = None,
     ) -> EvaluationResult:
         """Measures success, diversity and drift; writes evaluation/result.json and the images beside it."""
+        started = time.monotonic()
         result, sets = evaluate(
             self.policy,
             TASKS.get(self.config.task.name),
@@ -74,6 +77,9 @@ class TrainedRun:
             prompts=prompts,
             progress=progress,
         )
+        training = sum(line[key] for line in self.history for key in ("seconds_sampling", "seconds_updating"))
+        seconds = {"seconds_training": training, "seconds_evaluating": time.monotonic() - started}
+        result = dataclasses.replace(result, details={**result.details, **seconds})
         for name, pictures in sets.items():
             self.directory.write_images_under(f"evaluation/{name}", pictures)
         self.directory.write_text("evaluation/result.json", json.dumps(result.to_dict(), indent=1) + "\n")

@@ -112,9 +112,7 @@ def render(work: Path, count: int, seed: int) -> Scenes:
         echo(f"render: {count} scenes of {len(shares)} captions")
     found = json.loads(description.read_text())
     if found["made_from"] != made_from:
-        raise ValueError(
-            f"{work} holds scenes of another seed, count or mixture: give another --work, or delete it"
-        )
+        raise ValueError(f"{work} holds scenes of another seed, count or mixture: give another --work, or delete it")
     names = tuple(sorted(shares))
     position = {name: place for place, name in enumerate(names)}
     index_of = np.array([position[caption] for caption in found["captions"]], dtype=np.int64)

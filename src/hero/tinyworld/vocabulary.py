@@ -63,10 +63,7 @@ def _apply(pieces: list[str], ranks: dict[Merge, int]) -> list[str]:
 def _words(captions: Iterable[str], symbols: list[str]) -> list[str]:
     """The distinct words of `captions`, sorted, cut as the tokenizer itself cuts them."""
     backend = _tokenizer(symbols, []).backend_tokenizer
-    cut = (
-        backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(caption))
-        for caption in captions
-    )
+    cut = (backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(caption)) for caption in captions)
     return sorted({word for words in cut for word, _ in words})
 
 

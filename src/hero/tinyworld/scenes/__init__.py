@@ -53,9 +53,7 @@ def family_of(caption: str) -> str:
     for name, family in FAMILIES.items():
         if caption in family.captions():
             return name
-    raise KeyError(
-        f"no scene family has the caption {caption!r}; hero.tinyworld.scenes.caption_weights() lists all"
-    )
+    raise KeyError(f"no scene family has the caption {caption!r}; hero.tinyworld.scenes.caption_weights() lists all")
 
 
 def draw(caption: str, rng: np.random.Generator, *, success: bool | None = None) -> Scene:
