@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +47,49 @@ def random_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(random_pipeline: Path) -> Callable[..., Config]:
-    """`tiny_config(prompts=..., rounds=..., model=..., **stages)`: a run that takes well under a second a round."""
+    """`tiny_config(prompts=..., rounds=..., path=..., **stages)`: a run that takes well under a second a round."""
 
     def make(**given: Any) -> Config:
         named = {key: given.pop(key) for key in ("rounds", "seed", "method") if key in given}
         prompts = given.pop("prompts", ("1 hand",))
-        model = str(given.pop("model", random_pipeline))
+        model = str(given.pop("path", random_pipeline))
         return configure(prompts=prompts, model=model, settings=merge(TINY, given), **named)
 
     return make
 
 
+@pytest.fixture(scope="session")
+def idle_policies() -> dict[str, list[Policy]]:
+    """Policies that no test uses at the moment, by their configuration: loading one takes long."""
+    return defaultdict(list)
+
+
 @pytest.fixture
-def tiny_policy(tiny_config: Callable[..., Config]) -> Callable[..., Policy]:
-    """`tiny_policy(lora_std=..., **settings)`: a policy whose LoRA is random, not the identity it starts as."""
+def tiny_policy(
+    tiny_config: Callable[..., Config], idle_policies: dict[str, list[Policy]]
+) -> Iterator[Callable[..., Policy]]:
+    """`tiny_policy(lora_std=..., **settings)`: a policy of its own whose LoRA is random, not the identity."""
+    used: list[tuple[str, Policy]] = []
 
     def make(lora_std: float = 0.05, **given: Any) -> Policy:
-        policy = load_policy(tiny_config(**given))
+        config = tiny_config(**given)
+        key = config.to_toml()
+        policy = idle_policies[key].pop() if idle_policies[key] else load_policy(config)
+        used.append((key, policy))
         randomise_lora(policy, lora_std)
         return policy
 
-    return make
+    yield make
+    for key, policy in used:
+        idle_policies[key].append(policy)
 
 
 def randomise_lora(policy: Policy, std: float, seed: int = 0) -> None:
-    """Sets the B matrices (zero at first) to N(0, std²)."""
+    """Sets the A matrices, and the B matrices (zero at first), to small normal numbers; forgets all gradients."""
     source = torch.Generator().manual_seed(seed)
     state = policy.state_dict()
-    for name in state:
-        if "lora_B" in name:
-            state[name] = torch.randn(state[name].shape, generator=source) * std
+    for name, value in state.items():
+        state[name] = torch.randn(value.shape, generator=source) * (std if "lora_B" in name else 0.5)
     policy.load_state_dict(state)
+    for parameter in policy.parameters():
+        parameter.grad = None

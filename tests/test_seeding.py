@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from hero.seeding import derive_seed, generator, normal
 
-keys = st.tuples(st.integers(0, 2**40), st.sampled_from(["noise", "step-noise"]), st.integers(0, 99), st.integers(0, 99))
+keys = st.tuples(
+    st.integers(0, 2**40), st.sampled_from(["noise", "step-noise"]), st.integers(0, 99), st.integers(0, 99)
+)
 
 
 @settings(max_examples=50, deadline=None)

@@ -58,9 +58,7 @@ def test_feedback_survives_the_round_trip_in_order(feedback: Feedback) -> None:
     with LabelStore("sqlite://") as store:
         store.record(3, feedback, "ada", 1.5)
         assert in_order(store.submission(3)) == in_order(feedback)
-        assert store.count() == sum(
-            map(len, (feedback.verdicts, feedback.best, feedback.scores, feedback.pairs))
-        )
+        assert store.count() == sum(map(len, (feedback.verdicts, feedback.best, feedback.scores, feedback.pairs)))
 
 
 def test_an_answer_is_still_there_after_reopening(path: Path) -> None:

@@ -24,7 +24,7 @@ from typer.core import TyperGroup
 import hero
 from hero.config import Config, load_toml, merge, parse_assignments
 from hero.console import closing_lines, progress_bar, round_line, say, success_lines, table_lines
-from hero.errors import ConfigError, HeroError, RunError
+from hero.errors import ConfigError, HeroError, RunError, nearest
 
 if TYPE_CHECKING:
     from hero.evaluators import Evaluator, LiveEvaluator
@@ -138,10 +138,6 @@ def train(
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
-    for key, kind in (("method", str), ("preset", str), ("model", dict)):
-        if not isinstance(own.get(key, kind()), kind):
-            example = "model.path=tinyworld" if key == "model" else f"{key}=NAME"
-            raise ConfigError(f"{key} = {own[key]!r}: write {example}")
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and "evaluator" not in own:
@@ -295,6 +291,42 @@ def tasks(as_json: AsJson = False) -> None:
     say(Console(), *table_lines(rows), "", "hero train --task NAME")
 
 
+bench_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Benchmarks; each goes on where it was stopped.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("success")
+def bench_success(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the runs and the results.")],
+    task: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A task; default: all. Repeatable.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A method; default: hero and noise-only. Repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds 0 to N - 1.")] = 3,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Held-out images per figure.")] = 300,
+    settings: Settings = None,
+) -> None:
+    """Train and measure tasks × methods × seeds; writes results.json and results.md."""
+    from hero.methods import METHODS
+    from hero.tasks import TASKS, get_task
+
+    names = [get_task(name).name for name in task or TASKS]
+    methods = method or ["hero", "noise-only"]
+    for name in methods:
+        if name not in METHODS:
+            raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    own = parse_assignments(settings or [])
+    _quiet_libraries()
+    from hero.bench.success import run_success, to_markdown
+
+    console = Console()
+    with _interruptible_bench(out):
+        cells = run_success(
+            names, methods, range(seeds), out, images=images, settings=own, report=lambda line: say(console, line)
+        )
+    say(console, to_markdown(cells), str(out / "results.md"))
+
+
 @app.command()
 def doctor(
     model: Annotated[
@@ -387,7 +419,8 @@ def _train(tuner: Tuner, evaluator: Evaluator | LiveEvaluator, console: Console)
             nonlocal drawn
             drawn = 0
             say(console, round_line(stats, rounds))
-            advance(stats.round * per_round, f"{where()} drawing")
+            if stats.round < rounds:
+                advance(stats.round * per_round, f"{where()} drawing")
 
         return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
 
@@ -438,6 +471,16 @@ def _interruptible(run: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         begun = (run / "config.toml").exists()
         _complain(f"stopped; `hero resume {run}` goes on from here" if begun else "stopped; nothing was written")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextmanager
+def _interruptible_bench(out: Path) -> Iterator[None]:
+    """Ctrl-C within it says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _complain(f"stopped; the same command with --out {out} goes on from here")
         raise typer.Exit(_INTERRUPTED) from None
 
 

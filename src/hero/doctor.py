@@ -193,13 +193,13 @@ def _evaluator(spec: str) -> Iterator[Check]:
     try:
         evaluator = load_evaluator(spec)
     except HeroError as error:
-        yield Check(name, False, str(error), "see docs/evaluators.md")
+        yield Check(name, False, str(error), "see docs/extending.md")
         return
     batch = _batch()
     messages = check_evaluator(evaluator, batch)
     for message in messages:
         what, _, remedy = message.partition("; ")
-        yield Check(name, False, what, remedy or "see docs/evaluators.md")
+        yield Check(name, False, what, remedy or "see docs/extending.md")
     if not messages:
         yield Check(name, True, f"answered {len(batch)} images with the best kept from a round before")
 

@@ -289,9 +289,7 @@ class EvaluationResult:
             "images": self.images,
             "labels": self.labels,
             "success": {name: None if m is None else m.value for name, m in measured.items()},
-            "success_interval": {
-                name: None if m is None else [m.low, m.high] for name, m in measured.items()
-            },
+            "success_interval": {name: None if m is None else [m.low, m.high] for name, m in measured.items()},
             "diversity": {name: self.diversity.get(name) for name in SETS},
             "drift": None if self.drift is None else self.drift.feature_distance,
             "details": dict(self.details),
@@ -366,9 +364,7 @@ def evaluate(
 
     judge = _judge_of(task, config, asked)
     verdicts = {name: _verdicts(judge, sets.get(name)) for name in SETS}
-    vendi, sample = _diversity_of(
-        {name: sets[name] for name in SETS if name in sets}, verdicts, config.evaluation.seed
-    )
+    vendi, sample = _diversity_of({name: sets[name] for name in SETS if name in sets}, verdicts, config.evaluation.seed)
     moved = [drift([a], [b]) for a, b in zip(sets["unrelated_base"], sets["unrelated_tuned"], strict=True)]
     result = EvaluationResult(
         task=config.task.name,
@@ -481,9 +477,7 @@ def _diversity_of(
     if not counts:
         return dict.fromkeys(SETS), None
     n = min(DIVERSITY_SAMPLE, *counts)
-    scores = {
-        name: diversity(sets[name], keep[name], n=n, seed=seed) if name in sets else None for name in SETS
-    }
+    scores = {name: diversity(sets[name], keep[name], n=n, seed=seed) if name in sets else None for name in SETS}
     return scores, n
 
 

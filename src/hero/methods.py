@@ -173,6 +173,11 @@ def configure(
         "evaluator": {"name": evaluator},
     }
     merged = merge(own, _without_none(named))
+    for key, kind, example in (("method", str, "method=hero"), ("preset", str, "preset=tinyworld")):
+        if not isinstance(merged.get(key, ""), kind):
+            raise ConfigError(f"{key} = {merged[key]!r}: write a name, e.g. {example}")
+    if not isinstance(merged.get("model", {}), Mapping):
+        raise ConfigError(f"model = {merged['model']!r}: write model.path=FOLDER_OR_ID")
     path = merged.get("model", {}).get("path", TINYWORLD)
     by_model = "tinyworld" if path == TINYWORLD else "stable-diffusion"
     return resolve(merged.get("method", "hero"), merged.get("preset", by_model), merged)

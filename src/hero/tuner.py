@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 
 from hero.config import Config
-from hero.errors import ConfigError, RunError
+from hero.errors import ConfigError, FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
 from hero.memory import Memory
@@ -102,8 +102,6 @@ class Tuner:
 
     def _attach(self, directory: RunDirectory, policy: Policy) -> None:
         config = directory.config
-        if config.model.threads:
-            torch.set_num_threads(config.model.threads)
         self.config = config
         self.directory = directory
         self.policy = policy
@@ -211,6 +209,8 @@ class Tuner:
         """
         if self._asked is None:
             raise RunError("there is nothing to answer: call ask() before tell()")
+        if not isinstance(feedback, Feedback):
+            raise FeedbackError(f"an evaluator must return hero.Feedback, not {type(feedback).__name__}")
         feedback.check(self._asked.batch)
         waited = time.monotonic() - self._asked_at if seconds_waiting is None else seconds_waiting
         self.store.record(self.round, feedback, evaluator, waited)

@@ -49,9 +49,7 @@ def _block(run: Path, columns: int) -> Image.Image:
         raise RunError(f"{run} has no evaluation; run `hero evaluate {run}` first")
     result = json.loads(path.read_text(encoding="utf-8"))
     rows = [(name, title) for name, title in _ROWS if (run / "evaluation" / name).is_dir()]
-    block = Image.new(
-        "RGB", (columns * (_TILE + _GAP) + _GAP, len(rows) * (_TILE + _LABEL + 2 * _GAP) + _GAP), _PAPER
-    )
+    block = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, len(rows) * (_TILE + _LABEL + 2 * _GAP) + _GAP), _PAPER)
     draw = ImageDraw.Draw(block)
     font = ImageFont.load_default(size=14)
     for row, (name, title) in enumerate(rows):

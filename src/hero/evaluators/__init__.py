@@ -59,9 +59,7 @@ def _web(config: Config) -> NoReturn:
 
 
 def _python(config: Config) -> NoReturn:
-    raise ConfigError(
-        "the evaluator 'python' is the caller: loop over Tuner.ask() and Tuner.tell(feedback) yourself"
-    )
+    raise ConfigError("the evaluator 'python' is the caller: loop over Tuner.ask() and Tuner.tell(feedback) yourself")
 
 
 _BUILT_IN: Mapping[str, Callable[[Config], Evaluator | LiveEvaluator]] = MappingProxyType(

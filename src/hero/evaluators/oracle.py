@@ -78,9 +78,7 @@ class Oracle:
                 chosen.append(self._random(candidates, batch.round, batch.prompts.index(prompt)))
             else:
                 pick = max(candidates, key=lambda id_: judgements[id_].quality)
-                stays = prompt in kept and (
-                    self._judge(kept[prompt].image).quality >= judgements[pick].quality
-                )
+                stays = prompt in kept and (self._judge(kept[prompt].image).quality >= judgements[pick].quality)
                 chosen.append(kept[prompt].id if stays else pick)
         return tuple(chosen)
 

@@ -157,8 +157,7 @@ _refuse(_labels, "INSERT", "WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id)
 _refuse(
     _submissions,
     "INSERT",
-    "WHEN EXISTS (SELECT 1 FROM submissions"
-    " WHERE id = NEW.id OR (round = NEW.round AND evaluator = NEW.evaluator))",
+    "WHEN EXISTS (SELECT 1 FROM submissions WHERE id = NEW.id OR (round = NEW.round AND evaluator = NEW.evaluator))",
 )
 
 
@@ -178,9 +177,7 @@ class LabelStore:
     def __init__(self, location: str | Path = "feedback.db", *, busy_seconds: float = 30.0) -> None:
         self._busy_seconds = busy_seconds
         self._engine = _engine(location, busy_seconds)
-        self._name = (
-            self._engine.url.render_as_string(hide_password=True) if "://" in str(location) else str(location)
-        )
+        self._name = self._engine.url.render_as_string(hide_password=True) if "://" in str(location) else str(location)
         try:
             self._open_schema()
         except BaseException:
@@ -348,8 +345,7 @@ def _engine(location: str | Path, busy_seconds: float) -> sa.Engine:
         engine = sa.create_engine(url, connect_args=connect_args)
     except (ArgumentError, ModuleNotFoundError) as error:
         raise RunError(
-            f"cannot open the label store: {error}; give a file path, or an SQLAlchemy URL "
-            "whose driver is installed"
+            f"cannot open the label store: {error}; give a file path, or an SQLAlchemy URL whose driver is installed"
         ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
@@ -370,9 +366,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _require_open(connection: sa.Connection, round_: int, evaluator: str) -> None:
-    query = sa.select(_submissions.c.id).where(
-        _submissions.c.round == round_, _submissions.c.evaluator == evaluator
-    )
+    query = sa.select(_submissions.c.id).where(_submissions.c.round == round_, _submissions.c.evaluator == evaluator)
     if connection.execute(query).first() is not None:
         raise FeedbackError(_already(round_, evaluator))
 

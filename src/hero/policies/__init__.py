@@ -177,11 +177,13 @@ def load_pipeline(config: ModelConfig) -> Any:
 
 
 def load_policy(config: Config) -> Policy:
-    """Loads the model of `config` and puts a fresh LoRA on it.
+    """Loads the model of `config` and puts a fresh LoRA on it; sets torch's threads if `config` names a number.
 
     Raises:
         ModelError: see `load_pipeline`; or a scheduler or size that the policy cannot use.
     """
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
     pipeline = load_pipeline(config.model)
     policy: Policy = family_of(type(pipeline).__name__)(
         pipeline, config.sampling, config.lora, seed=config.seed, device=resolve_device(config.model.device)

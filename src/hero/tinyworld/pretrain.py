@@ -24,6 +24,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from PIL import Image
 from torch import Tensor, nn
@@ -96,6 +97,7 @@ def render(work: Path, count: int, seed: int) -> Scenes:
 
     Raises ValueError if those were drawn with another seed, count, caption grammar or mixture.
     """
+    work.mkdir(parents=True, exist_ok=True)
     shares = caption_weights()
     made_from = {"seed": seed, "scenes": count, "shares": shares, "success_share": SUCCESS_SHARE}
     description = work / "scenes.json"
@@ -172,24 +174,36 @@ def _start_as_mosaic(vae: Any) -> None:
         _set_taps(conv, {(sign * 3 + i, i, 1, 1): 1.0 - 2 * sign for i in range(3) for sign in (0, 1)})
     for conv in (encoder.conv_out, decoder.conv_out):
         _set_taps(conv, {(i, sign * 3 + i, 1, 1): 1.0 - 2 * sign for i in range(3) for sign in (0, 1)})
+    _start_branches_at_zero(vae)
     for module in vae.modules():
-        if isinstance(module, ResnetBlock2D):
-            nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(module.conv2.bias)
-            if module.conv_shortcut is not None:
-                _set_taps(module.conv_shortcut, {(i, i, 0, 0): 1.0 for i in range(6)})
+        if isinstance(module, ResnetBlock2D) and module.conv_shortcut is not None:
+            _set_taps(module.conv_shortcut, {(i, i, 0, 0): 1.0 for i in range(6)})
         elif isinstance(module, Downsample2D):
             # Its padding lies to the right and below: the first two rows and columns are the square.
             _set_taps(module.conv, {(i, i, y, x): 0.25 for i in range(6) for y in (0, 1) for x in (0, 1)})
         elif isinstance(module, Upsample2D):
             _set_taps(module.conv, {(i, i, 1, 1): 1.0 for i in range(6)})
-        elif isinstance(module, Attention):
-            nn.init.zeros_(module.to_out[0].weight)
     for conv in (vae.quant_conv, vae.post_quant_conv):
         nn.init.eye_(conv.weight[:, :, 0, 0])
         nn.init.zeros_(conv.bias)
     # A small posterior variance.
     vae.quant_conv.bias[LATENT_CHANNELS:] = -7.0
+
+
+@torch.no_grad()
+def _start_branches_at_zero(network: nn.Module) -> None:
+    """Zeroes the last layer of each residual branch, as Stable Diffusion's own training does; diffusers does not."""
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D):
+            last = module.conv2
+        elif isinstance(module, Transformer2DModel):
+            last = module.proj_out
+        elif isinstance(module, Attention) and module.residual_connection:
+            last = module.to_out[0]
+        else:
+            continue
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
 
 def _set_taps(conv: nn.Conv2d, taps: Mapping[tuple[int, int, int, int], float]) -> None:
@@ -372,7 +386,9 @@ def _starting_parts(scenes: Scenes, start: Path | None) -> tuple[Any, Any, Any]:
     """Tokenizer, text encoder and UNet: those of the pipeline at `start`, else new ones."""
     if start is None:
         tokenizer = build_tokenizer(scenes.captions)
-        return tokenizer, new_text_encoder(tokenizer), new_unet()
+        unet = new_unet()
+        _start_branches_at_zero(unet)
+        return tokenizer, new_text_encoder(tokenizer), unet
     pipeline = StableDiffusionPipeline.from_pretrained(start)
     return pipeline.tokenizer, pipeline.text_encoder, pipeline.unet
 
@@ -412,10 +428,10 @@ def train_unet(
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         snr = alpha / (1 - alpha)
         weight = snr.clamp(max=MIN_SNR_GAMMA) / snr
-        caption = torch.from_numpy(scenes.index[rows])
-        caption[torch.rand(len(rows), generator=generator) < CAPTION_DROPOUT] = len(scenes.captions)
-        distinct, place = caption.unique(return_inverse=True)
-        context = model["text_encoder"](texts[distinct].to(device)).last_hidden_state[place.to(device)]
+        dropped = torch.rand(len(rows), generator=generator).numpy() < CAPTION_DROPOUT
+        caption = np.where(dropped, len(scenes.captions), scenes.index[rows])
+        distinct, place = np.unique(caption, return_inverse=True)
+        context = model["text_encoder"](texts[distinct].to(device)).last_hidden_state[place]
         predicted = model["unet"](noisy.to(device), timesteps.to(device), context).sample
         error: Tensor = weight.to(device) * (predicted - noise.to(device)).square()
         return error.mean()
@@ -506,7 +522,6 @@ def pretrain(
     if threads is not None:
         torch.set_num_threads(threads)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    work.mkdir(parents=True, exist_ok=True)
     wanted = ("render", "vae", "encode", "unet", "save") if stage == "all" else (stage,)
     data = render(work, scenes, seed)
     if "vae" in wanted and not (work / "vae").exists():

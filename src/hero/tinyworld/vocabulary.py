@@ -7,6 +7,7 @@ every prompt can be encoded.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -48,7 +49,7 @@ def merges_for(words: Iterable[str]) -> list[Merge]:
 def _apply(pieces: list[str], ranks: dict[Merge, int]) -> list[str]:
     """Byte-pair encoding: the merge of highest priority first, until none applies."""
     while True:
-        found = [ranks[pair] for pair in zip(pieces, pieces[1:], strict=False) if pair in ranks]
+        found = [ranks[pair] for pair in pairwise(pieces) if pair in ranks]
         if not found:
             return pieces
         best, merged, position = min(found), [], 0

@@ -135,8 +135,6 @@ def _likeness(flower: _Head, mirrored: _Head) -> float:
     """Intersection over union of the flower's mirrored outline and the reflection's, centres aligned."""
     flipped = flower.mask[::-1]
     row, column = ndimage.center_of_mass(flipped)
-    moved = ndimage.shift(
-        flipped.astype(np.float64), (mirrored.centre[0] - row, mirrored.centre[1] - column), order=1
-    )
+    moved = ndimage.shift(flipped.astype(np.float64), (mirrored.centre[0] - row, mirrored.centre[1] - column), order=1)
     ours = moved > 0.5
     return float((ours & mirrored.mask).sum() / max(1, (ours | mirrored.mask).sum()))

@@ -169,9 +169,7 @@ def draw(caption: str, rng: np.random.Generator, *, success: bool | None = None)
     return Scene(canvas.array(), caption, facts)
 
 
-def _wardrobe(
-    caption: str, surroundings: Colour, rng: np.random.Generator, success: bool | None
-) -> tuple[str, str]:
+def _wardrobe(caption: str, surroundings: Colour, rng: np.random.Generator, success: bool | None) -> tuple[str, str]:
     """The outfit and the colour of its upper part; ("none", "none") if the person is bare."""
     if caption not in TASK_PROMPTS:
         return caption.split()[-1], caption.split()[-2]
@@ -304,11 +302,7 @@ def _draw_person(
     upper = jitter(_CLOTHES[top], rng) if outfit != "none" else skin
     lower = upper if outfit in ("dress", "coat") else skin
     if outfit in ("trousers", "shorts"):
-        apart = [
-            c
-            for c in _CLOTHES.values()
-            if min(colour_distance(c, upper), colour_distance(c, surroundings)) > 100
-        ]
+        apart = [c for c in _CLOTHES.values() if min(colour_distance(c, upper), colour_distance(c, surroundings)) > 100]
         lower = jitter(apart[int(rng.integers(len(apart)))], rng)
     _draw_legs(canvas, pose, at, skin, lower, outfit)
     sleeve = upper if outfit in ("trousers", "coat") else skin

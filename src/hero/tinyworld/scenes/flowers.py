@@ -169,9 +169,7 @@ def _room(petals: Sequence[Colour], rng: np.random.Generator) -> tuple[Canvas, C
     return canvas, wall
 
 
-def _draw_bouquet(
-    canvas: Canvas, kind: str, petals: Sequence[Colour], wall: Colour, rng: np.random.Generator
-) -> None:
+def _draw_bouquet(canvas: Canvas, kind: str, petals: Sequence[Colour], wall: Colour, rng: np.random.Generator) -> None:
     vases = [c for c in _VASES if colour_distance(c, wall) >= 90]
     vase = jitter(vases[int(rng.integers(len(vases)))], rng)
     x = 0.5 + float(rng.uniform(-0.04, 0.04))
@@ -200,9 +198,7 @@ def _draw_leaf(canvas: Canvas, foot: tuple[float, float], side: int, leaf: Colou
     canvas.polygon([foot, (x + side * 0.08, y - 0.11), tip, (x + side * 0.12, y)], leaf)
 
 
-def _draw_rose(
-    canvas: Canvas, centre: tuple[float, float], radius: float, petal: Colour, turn: float
-) -> None:
+def _draw_rose(canvas: Canvas, centre: tuple[float, float], radius: float, petal: Colour, turn: float) -> None:
     """A round blossom: a ring of outer petals around darker and lighter whorls."""
     x, y = centre
     shade = mix(petal, (0, 0, 0), 0.3 if sum(petal) < 600 else 0.16)

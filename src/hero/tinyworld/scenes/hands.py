@@ -80,9 +80,7 @@ _FAILURES: tuple[tuple[str, float], ...] = (
     ("floating", 0.14),
     ("stump", 0.10),
 )
-_SPREAD: Mapping[int, float] = MappingProxyType(
-    {1: 0.0, 2: 44.0, 3: 96.0, 4: 132.0, 5: 164.0, 6: 192.0, 7: 212.0}
-)
+_SPREAD: Mapping[int, float] = MappingProxyType({1: 0.0, 2: 44.0, 3: 96.0, 4: 132.0, 5: 164.0, 6: 192.0, 7: 212.0})
 """Fingers -> angle between the outermost two, in degrees."""
 
 

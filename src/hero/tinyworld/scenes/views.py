@@ -81,9 +81,7 @@ def succeeds(task: str, facts: Mapping[str, Fact]) -> bool:
     raise ValueError(f"the views family has no task {task!r}; it has 'mountain' and 'green-view'")
 
 
-def draw(
-    caption: str, rng: np.random.Generator, *, success: bool | None = None, green: bool | None = None
-) -> Scene:
+def draw(caption: str, rng: np.random.Generator, *, success: bool | None = None, green: bool | None = None) -> Scene:
     """A scene of `caption`.
 
     Args:
@@ -180,9 +178,7 @@ def _mountains(
                         (peak[0] + half, base)], shadow)  # fmt: skip
 
 
-def _seat(
-    canvas: Canvas, rng: np.random.Generator, x: float, base: float, size: float, behind: Colour
-) -> None:
+def _seat(canvas: Canvas, rng: np.random.Generator, x: float, base: float, size: float, behind: Colour) -> None:
     """A train seat seen from the front, `size` high, standing on the row `base`."""
     seat = jitter(_pick(tuple(c for c in _SEATS if colour_distance(c, behind) > 110), rng), rng, 8)
     dark, half = mix(seat, (0, 0, 0), 0.35), 0.36 * size

@@ -1,0 +1,107 @@
+"""Statistics and tables of the success benchmark, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hero.bench.pictures import before_after
+from hero.bench.success import cluster_interval, summarise, to_markdown, write_results
+from hero.errors import RunError
+
+
+def evaluation(base: list[bool], fresh: list[bool], refined: list[bool] | None, **changes: Any) -> dict[str, Any]:
+    """What result.json of a run holds, as far as the benchmark reads it."""
+    verdicts = {"base": base, "tuned_fresh": fresh, "tuned_refined": refined}
+    return {
+        "task": "hand",
+        "images": len(base),
+        "labels": 512,
+        "success": {name: None if v is None else sum(v) / len(v) for name, v in verdicts.items()},
+        "diversity": {"base": 1.0, "tuned_fresh": 0.8, "tuned_refined": None},
+        "drift": 0.1,
+        "details": {"verdicts": verdicts, "seconds_training": 60.0},
+    } | changes
+
+
+def test_interval_of_constant_values_is_a_point() -> None:
+    assert cluster_interval(np.ones((3, 20)), draws=50) == (1.0, 1.0)
+
+
+def test_interval_covers_the_mean_and_narrows_with_images() -> None:
+    rng = np.random.default_rng(1)
+    few, many = (rng.random((3, n)) < 0.4 for n in (40, 4000))
+    low, high = cluster_interval(few.astype(float))
+    assert low < few.mean() < high
+    narrow = cluster_interval(many.astype(float))
+    assert narrow[1] - narrow[0] < (high - low) / 2
+
+
+def test_interval_sees_that_seeds_differ() -> None:
+    """Seeds that disagree widen the interval, as resampling images alone would not."""
+    agreeing = np.tile(np.arange(400) % 2, (3, 1)).astype(float)
+    disagreeing = np.stack([np.zeros(400), np.arange(400) % 2, np.ones(400)])
+    widths = [high - low for low, high in map(cluster_interval, (agreeing, disagreeing))]
+    assert widths[1] > 3 * widths[0]
+
+
+def test_summary_is_worked_by_hand() -> None:
+    runs = [
+        evaluation([True, False, False, False], [True, True, False, False], [True, True, True, True]),
+        evaluation([True, False, False, False], [True, True, True, False], [True, True, True, False]),
+    ]
+    cell = summarise("hand", "hero", runs)
+    assert (cell.seeds, cell.images, cell.labels) == (2, 4, 512)
+    assert cell.base == 0.25
+    assert cell.fresh == pytest.approx(0.625)
+    assert cell.refined == pytest.approx(0.875)
+    assert cell.gain == pytest.approx(0.375)
+    assert cell.gain_interval[0] <= cell.gain <= cell.gain_interval[1]
+    assert cell.diversity_fresh == pytest.approx(0.8)
+    assert cell.diversity_refined is None
+
+
+def test_a_method_without_refined_noise_has_no_refined_figure() -> None:
+    cell = summarise("hand", "ddpo", [evaluation([True, False], [True, True], None)])
+    assert cell.refined is None
+    assert "| – |" in to_markdown([cell])
+
+
+def test_a_run_without_a_judge_is_refused() -> None:
+    run = evaluation([True], [True], None)
+    run["details"]["verdicts"]["base"] = None
+    with pytest.raises(ValueError, match="needs the task's judge"):
+        summarise("hand", "hero", [run])
+
+
+def test_results_say_when_and_where(tmp_path: Path) -> None:
+    cell = summarise("hand", "hero", [evaluation([True, False], [True, True], [True, True])])
+    write_results([cell], tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"date", "hero", "machine", "cells"} == set(results)
+    assert results["cells"][0]["fresh"] == 1.0
+    assert (tmp_path / "results.md").read_text().count("\n") == 3
+
+
+def test_before_after_shows_each_set_and_marks_verdicts(tmp_path: Path) -> None:
+    result = evaluation([True, False], [False, True], None)
+    folder = tmp_path / "evaluation"
+    for name, colour in (("base", (200, 0, 0)), ("tuned_fresh", (0, 0, 200))):
+        (folder / name).mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (64, 64), colour).save(folder / name / f"{index:04d}.png")
+    (folder / "result.json").write_text(json.dumps(result))
+    sheet = np.asarray(before_after([tmp_path], columns=2)).reshape(-1, 3)
+    colours = {tuple(colour) for colour in np.unique(sheet, axis=0).tolist()}
+    assert {(200, 0, 0), (0, 0, 200)} <= colours  # both sets
+    assert {(38, 160, 96), (196, 70, 62)} <= colours  # both verdicts
+
+
+def test_before_after_of_a_run_without_evaluation_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="hero evaluate"):
+        before_after([tmp_path])

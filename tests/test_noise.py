@@ -1,0 +1,172 @@
+"""Initial noise: exact shares of the mixture, unit variance, the rules for thin rounds, and files that repeat."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hero.config import NoiseConfig
+from hero.noise import FeedbackNoise, StandardNoise, make_noise, perturb
+from hero.seeding import generator, normal
+from hero.types import Feedback, Verdict, image_id
+
+SHAPE = (4, 8, 8)
+GOOD, BAD = Verdict.GOOD, Verdict.BAD
+
+
+def noises(n: int, round_: int = 1) -> torch.Tensor:
+    return StandardNoise().sample(["a"] * n, SHAPE, seed=99, round_=round_)
+
+
+def ids(n: int, round_: int = 1) -> list[str]:
+    return [image_id(round_, i) for i in range(n)]
+
+
+def nearest(draws: torch.Tensor, centres: torch.Tensor, epsilon: float = 0.1) -> list[int]:
+    """Which of `centres` each draw was perturbed from; every draw must be near exactly one."""
+    weight = math.sqrt(1 - epsilon**2)
+    distance = (draws.flatten(1)[:, None] - weight * centres.flatten(1)[None]).square().mean(2)
+    assert bool(((distance < 4 * epsilon**2).sum(1) == 1).all())
+    return distance.argmin(1).tolist()
+
+
+def fitted(n: int = 6, best: int = 2, good: tuple[int, ...] = (2, 3, 5), share: float = 0.5) -> FeedbackNoise:
+    noise = FeedbackNoise(["a"], best_share=share)
+    verdicts = {i: GOOD if k in good else BAD for k, i in enumerate(ids(n))}
+    noise.refit(noises(n), ids(n), ["a"] * n, Feedback(verdicts, best=ids(n)[best]))
+    return noise
+
+
+@settings(max_examples=40, deadline=None)
+@given(epsilon=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_perturbing_preserves_the_variance(epsilon: float, seed: int) -> None:
+    z, xi = (normal((20_000,), generator(seed, stage)) for stage in ("z", "xi"))
+    drawn = perturb(z, xi, epsilon)
+    assert abs(drawn.var().item() - 1) < 0.06
+    correlation = float(torch.corrcoef(torch.stack([z, drawn]))[0, 1])
+    assert abs(correlation - math.sqrt(1 - epsilon**2)) < 0.04
+
+
+def test_perturbing_worked_by_hand() -> None:
+    assert perturb(torch.tensor(2.0), torch.tensor(3.0), 0.6).item() == pytest.approx(0.8 * 2 + 0.6 * 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1), n=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_exactly_the_share_starts_near_the_best(share: float, n: int, seed: int) -> None:
+    noise = fitted(share=share)
+    draws = noise.sample(["a"] * n, SHAPE, seed=seed, round_=2)
+    chosen = nearest(draws, noises(6))
+    assert chosen.count(2) == math.floor(share * n)
+    assert set(chosen) <= {2, 3, 5}
+
+
+def test_all_good_images_are_drawn_from() -> None:
+    draws = fitted().sample(["a"] * 64, SHAPE, seed=0, round_=2)
+    chosen = nearest(draws, noises(6))
+    assert chosen.count(2) == 32
+    assert min(chosen.count(3), chosen.count(5)) >= 8
+
+
+@pytest.mark.parametrize("noise", [StandardNoise(), fitted()], ids=["standard", "feedback"])
+def test_a_draw_is_a_function_of_seed_round_and_index(noise: StandardNoise | FeedbackNoise) -> None:
+    few = noise.sample(["a"] * 5, SHAPE, seed=3, round_=2)
+    torch.randn(7)  # the global generator plays no part
+    many = noise.sample(["a"] * 9, SHAPE, seed=3, round_=2)
+    assert torch.equal(many[:5], few)
+    assert not torch.equal(noise.sample(["a"] * 5, SHAPE, seed=4, round_=2), few)
+    assert not torch.equal(noise.sample(["a"] * 5, SHAPE, seed=3, round_=3), few)
+    assert not torch.equal(noise.sample(["a"] * 5, SHAPE, seed=3, round_=2, stage="other"), few)
+    assert len({tuple(draw.flatten().tolist()) for draw in many}) == 9
+
+
+def test_without_a_best_it_is_standard_noise() -> None:
+    fresh = StandardNoise().sample(["a"] * 4, SHAPE, seed=0, round_=2)
+    noise = FeedbackNoise(["a", "b"])
+    assert not noise.fitted
+    assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=2), fresh)
+    # Good images, but none named best: still fresh.
+    noise.refit(noises(2), ids(2), ["a"] * 2, Feedback(dict.fromkeys(ids(2), GOOD)))
+    assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=2), fresh)
+    # A best of another prompt changes nothing for this one.
+    noise.refit(noises(2), ids(2), ["b", "b"], Feedback({ids(2)[0]: GOOD}, best=ids(2)[0]))
+    assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=2), fresh)
+    assert noise.fitted
+    assert noise.knows(["b"])
+    assert not noise.knows(["a", "b"])
+
+
+def test_with_no_other_good_image_yet_all_start_near_the_best() -> None:
+    draws = fitted(good=(2,)).sample(["a"] * 6, SHAPE, seed=0, round_=2)
+    assert nearest(draws, noises(6)) == [2] * 6
+
+
+def test_a_round_without_good_images_keeps_the_last_good_ones() -> None:
+    noise = fitted()
+    noise.refit(noises(6, 2), ids(6, 2), ["a"] * 6, Feedback(dict.fromkeys(ids(6, 2), BAD), best=ids(6)[2]))
+    assert set(nearest(noise.sample(["a"] * 32, SHAPE, seed=0, round_=3), noises(6))) == {2, 3, 5}
+
+
+def test_a_new_best_replaces_the_old_and_the_good_are_those_of_the_last_round() -> None:
+    noise = fitted()
+    second = ids(6, 2)
+    noise.refit(noises(6, 2), second, ["a"] * 6, Feedback({second[4]: GOOD, second[0]: GOOD}, best=second[4]))
+    draws = noise.sample(["a"] * 8, SHAPE, seed=0, round_=3)
+    assert sorted(nearest(draws, noises(6, 2))) == [0] * 4 + [4] * 4
+
+
+def test_a_best_kept_from_before_stays_and_every_good_image_is_another_one() -> None:
+    noise = fitted()
+    second = ids(6, 2)
+    noise.refit(noises(6, 2), second, ["a"] * 6, Feedback({second[4]: GOOD}, best=ids(6)[2]))
+    draws = noise.sample(["a"] * 8, SHAPE, seed=0, round_=3)
+    centres = torch.stack([noises(6)[2], noises(6, 2)[4]])
+    assert sorted(nearest(draws, centres)) == [0] * 4 + [1] * 4
+
+
+def test_prompts_are_kept_apart() -> None:
+    prompts = ["a", "b"] * 3
+    noise = FeedbackNoise(["a", "b"])
+    six = ids(6)
+    noise.refit(noises(6), six, prompts, Feedback(dict.fromkeys(six, GOOD), best=[six[0], six[3]]))
+    draws = noise.sample(["a", "a", "b", "b", "b", "a"], SHAPE, seed=0, round_=2)
+    chosen = nearest(draws, noises(6))
+    assert {chosen[k] for k in (0, 1, 5)} <= {0, 2, 4}
+    assert {chosen[k] for k in (2, 3, 4)} <= {1, 3, 5}
+    assert [chosen[k] for k in (0, 1, 5)].count(0) == 1  # floor(0.5 · 3) of each prompt
+    assert [chosen[k] for k in (2, 3, 4)].count(3) == 1
+
+
+def test_the_state_and_the_file_give_the_same_draws(tmp_path: Path) -> None:
+    noise = fitted(share=0.3)
+    expected = noise.sample(["a"] * 8, SHAPE, seed=0, round_=2)
+    copy = FeedbackNoise(["a"], best_share=0.3)
+    copy.load_state_dict(noise.state_dict())
+    assert torch.equal(copy.sample(["a"] * 8, SHAPE, seed=0, round_=2), expected)
+    noise.save(tmp_path / "noise.safetensors")
+    loaded = FeedbackNoise.load(tmp_path / "noise.safetensors")
+    assert (loaded.prompts, loaded.best_share, loaded.epsilon) == (("a",), 0.3, 0.1)
+    assert torch.equal(loaded.sample(["a"] * 8, SHAPE, seed=0, round_=2), expected)
+
+
+def test_equal_distributions_give_equal_files(tmp_path: Path) -> None:
+    files = set()
+    for k in range(20):
+        fitted().save(tmp_path / str(k))
+        files.add((tmp_path / str(k)).read_bytes())
+    assert len(files) == 1
+
+
+def test_the_configuration_names_the_distribution() -> None:
+    assert isinstance(make_noise(NoiseConfig(kind="standard"), ["a"]), StandardNoise)
+    noise = make_noise(NoiseConfig(best_share=0.25, epsilon=0.2), ["a"])
+    assert isinstance(noise, FeedbackNoise)
+    assert (noise.best_share, noise.epsilon) == (0.25, 0.2)
+    assert StandardNoise().state_dict() == {}
+    with pytest.raises(ValueError, match="no state"):
+        StandardNoise().load_state_dict(noise.state_dict() | {"best.0": torch.zeros(SHAPE)})
