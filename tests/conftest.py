@@ -24,7 +24,14 @@ torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {
     "model": {"device": "cpu", "threads": 1},
-    "sampling": {"num_steps": 4, "images_per_round": 6, "micro_batch": 4, "guidance_scale": 2.0},
+    "sampling": {
+        "num_steps": 4,
+        "height": 32,
+        "width": 32,
+        "images_per_round": 6,
+        "micro_batch": 4,
+        "guidance_scale": 2.0,
+    },
     "lora": {"rank": 2, "alpha": 2.0, "layers": ("attention", "resnet")},
     "representation": {"width": 16, "epochs": 5, "batch_size": 16, "learning_rate": 1e-3},
     "update": {"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3, "learning_rate": 1e-3},

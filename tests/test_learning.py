@@ -81,7 +81,7 @@ def test_hero_raises_success_from_refined_noise(tmp_path: Path) -> None:
     with Tuner(config, tmp_path / "run") as tuner:
         history = tuner.run(resolve(config))
         # The embedding tells good from bad: on the last round's images its reward ranks them like the judge.
-        assert tuner.memory.best
+        assert tuner.learner.memory.best
     assert history[-1].labels == 4 * config.sampling.images_per_round
     success = TrainedRun(tmp_path / "run").evaluate().to_dict()["success"]
     assert success["tuned_refined"] >= min(2 * success["base"], 0.75)

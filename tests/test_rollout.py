@@ -29,7 +29,7 @@ def test_chunks_come_in_order_and_make_up_the_round(tiny_policy: Callable[..., P
     chunks = chunks_of(policy)
     assert [list(chunk.indices) for chunk in chunks] == [[0, 1], [2, 3], [4]]
     assert [len(chunk.images) for chunk in chunks] == [2, 2, 1]
-    assert {image.size for chunk in chunks for image in chunk.images} == {(64, 64)}
+    assert {image.size for chunk in chunks for image in chunk.images} == {(32, 32)}
     whole = concatenate([chunk.trajectory for chunk in chunks])
     assert whole.latents.shape == (5, policy.num_steps + 1, *policy.latent_shape)
     assert whole.log_probs.shape == (5, policy.num_steps)

@@ -9,50 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from hero.config import Config
-from hero.errors import ConfigError, FeedbackError, RunError
+from hero.errors import FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
-from hero.memory import Memory
-from hero.noise import FeedbackNoise, make_noise
+from hero.learner import Asked, Learner
 from hero.policies import Policy, load_policy
-from hero.representation import Representation, triplet_groups
+from hero.representation import triplet_groups
 from hero.rewards import compute_rewards
 from hero.rollout import concatenate, rollout
-from hero.run import Checkpoint, RunDirectory
-from hero.tasks import judge_for
-from hero.types import (
-    BestImage,
-    Feedback,
-    ImageBatch,
-    ImageChunk,
-    Rewards,
-    RoundStart,
-    RoundStats,
-    Trajectory,
-    UpdateStats,
-    image_id,
-)
-from hero.update import make_update
+from hero.run import RunDirectory
+from hero.statistics import round_stats
+from hero.types import BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, image_id
 
 __all__ = ["Tuner"]
 
 OnChunk = Callable[[ImageChunk], None]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A batch that was shown, with what is needed to learn from the answer."""
-
-    batch: ImageBatch
-    trajectory: Trajectory
-    seconds: float
 
 
 class Tuner:
@@ -73,7 +50,7 @@ class Tuner:
         directory = RunDirectory.create(out, config)
         with _unlocked_on_failure(directory):
             self._attach(directory, policy)
-            self._save_told()
+            self.learner.save()
 
     @classmethod
     def resume(cls, out: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
@@ -94,28 +71,40 @@ class Tuner:
             tuner._restore()
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())
-            tuner._publish()
+            tuner.learner.publish()
             while not tuner.done and (stored := tuner.store.submission(tuner.round)) is not None:
                 tuner.ask()
                 tuner._learn(stored, seconds_waiting=0.0)
         return tuner
 
     def _attach(self, directory: RunDirectory, policy: Policy) -> None:
-        config = directory.config
-        self.config = config
+        self.config = directory.config
         self.directory = directory
-        self.policy = policy
         self.store = LabelStore(directory.path / "feedback.db")
-        self.conditioning = policy.encode(config.task.prompts)
-        self.noise = make_noise(config.noise, config.task.prompts)
-        self.representation = Representation(
-            policy.latent_shape, config.representation, seed=config.seed, device=policy.device
-        )
-        self.update = make_update(policy, config.update, seed=config.seed)
-        self.memory = Memory.empty()
-        self.history: list[RoundStats] = []
-        self._asked: _Asked | None = None
+        self.learner = Learner(directory.config, directory, policy)
+        self._asked: Asked | None = None
         self._asked_at = time.monotonic()
+
+    def _restore(self) -> None:
+        """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
+        self._asked = None
+        if not self.learner.load():
+            if self.store.submitted_rounds():
+                raise RunError(f"{self.directory.path} holds labels but no checkpoint; start a new run")
+            self.learner.save()  # stopped before its first checkpoint: as good as new
+        elif not self.done:
+            self._asked = self.learner.load_asked(answered=self.store.submission(self.round) is not None)
+            self._asked_at = time.monotonic()
+
+    @property
+    def policy(self) -> Policy:
+        """The model that is trained."""
+        return self.learner.policy
+
+    @property
+    def history(self) -> list[RoundStats]:
+        """The figures of every finished round."""
+        return self.learner.history
 
     @property
     def done(self) -> bool:
@@ -130,11 +119,7 @@ class Tuner:
     @property
     def best(self) -> tuple[BestImage, ...]:
         """The best image so far of each prompt that has one."""
-        prompts = self.config.task.prompts
-        return tuple(
-            BestImage(best, self.directory.read_image(int(best[1:5]), best), prompts[k])
-            for k, best in sorted(self.memory.best_id.items())
-        )
+        return self.learner.best
 
     # ------------------------------------------------------------------ ask: noise → rollout → images
 
@@ -156,18 +141,18 @@ class Tuner:
             on_chunk(ImageChunk(batch.round, batch.ids, batch.images, batch.prompts, len(batch)))
         return self._asked.batch
 
-    def _draw(self, on_chunk: OnChunk | None) -> _Asked:
+    def _draw(self, on_chunk: OnChunk | None) -> Asked:
         started = time.monotonic()
         config, round_, n = self.config, self.round, self.config.sampling.images_per_round
         prompt_index = torch.arange(n) % len(config.task.prompts)
         prompts = [config.task.prompts[k] for k in prompt_index.tolist()]
         ids = tuple(image_id(round_, i) for i in range(n))
 
-        initial_noise = self.noise.sample(prompts, self.policy.latent_shape, seed=config.seed, round_=round_)
+        initial_noise = self.learner.noise.sample(prompts, self.policy.latent_shape, seed=config.seed, round_=round_)
         trajectories, images = [], []
         for chunk in rollout(
             self.policy,
-            self.conditioning,
+            self.learner.conditioning,
             prompt_index,
             initial_noise,
             seed=config.seed,
@@ -182,8 +167,8 @@ class Tuner:
                 on_chunk(ImageChunk(round_, ids[rows], tuple(chunk.images), tuple(prompts[rows]), n))
 
         batch = ImageBatch(round_, ids, tuple(images), tuple(prompts), self.best, config.task.criterion)
-        asked = _Asked(batch, concatenate(trajectories), time.monotonic() - started)
-        self._save_asked(asked)
+        asked = Asked(batch, concatenate(trajectories), time.monotonic() - started)
+        self.learner.save_asked(asked)
         return asked
 
     # ------------------------------------------------------------------ tell: feedback → rewards → update → noise
@@ -217,98 +202,59 @@ class Tuner:
         return self._learn(feedback, waited)
 
     def _learn(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
+        assert self._asked is not None
         try:
-            stats = self._learn_in_memory(feedback, seconds_waiting)
+            stats = self._learn_in_memory(self._asked, feedback, seconds_waiting)
             self.history.append(stats)
-            self._save_told()
+            self.learner.save()
+            self._asked = None
         except BaseException:
             self._restore()  # half a round is never kept, in memory either
             raise
-        self._publish()
+        self.learner.publish()
         return stats
 
-    def _learn_in_memory(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
-        assert self._asked is not None
+    def _learn_in_memory(self, asked: Asked, feedback: Feedback, seconds_waiting: float) -> RoundStats:
         started = time.monotonic()
-        batch, trajectory = self._asked.batch, self._asked.trajectory
-        latents, index, round_ = trajectory.final_latents, trajectory.prompt_index, self.round
+        learner, memory, round_ = self.learner, self.learner.memory, self.round
+        batch, trajectory = asked.batch, asked.trajectory
+        latents, index = trajectory.final_latents, trajectory.prompt_index
 
         # 1. The best image so far, per prompt.
-        self.memory.update_best(latents, batch.ids, index, feedback)
+        memory.update_best(latents, batch.ids, index, feedback)
 
         # 2. Feedback-aligned representation.
-        groups = triplet_groups(latents, batch.ids, index, feedback, self.memory)
+        groups = triplet_groups(latents, batch.ids, index, feedback, memory)
         uses_representation = self.config.reward.kind.startswith("similarity")
-        triplet_loss = self.representation.fit(groups, round_) if groups and uses_representation else None
+        triplet_loss = learner.representation.fit(groups, round_) if groups and uses_representation else None
 
         # 3. A reward and an advantage per image.
         rewards = compute_rewards(
-            self.config.reward, self.representation, latents, batch.ids, index, feedback, self.memory
+            self.config.reward, learner.representation, latents, batch.ids, index, feedback, memory
         )
 
         # 4. Update of the LoRA; a representation that was never fitted gives no reward worth following.
         update = None
-        if self.update is not None and (self.representation.fitted or not uses_representation):
-            update = self.update.step(trajectory, self.conditioning, rewards, round_)
+        if learner.update is not None and (learner.representation.fitted or not uses_representation):
+            update = learner.update.step(trajectory, learner.conditioning, rewards, round_)
 
         # 5. Feedback-guided initial noise for the next round.
-        self.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
-        self.memory.update_good(latents, batch.ids, index, feedback)
+        learner.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
+        memory.update_good(latents, batch.ids, index, feedback)
 
-        seconds = (self._asked.seconds, seconds_waiting, time.monotonic() - started)
-        return self._stats(batch, feedback, rewards, triplet_loss, update, seconds)
-
-    def _stats(
-        self,
-        batch: ImageBatch,
-        feedback: Feedback,
-        rewards: Rewards,
-        triplet_loss: float | None,
-        update: UpdateStats | None,
-        seconds: tuple[float, float, float],
-    ) -> RoundStats:
-        known = rewards.rewards[~rewards.rewards.isnan()]
-        judge = judge_for(self.config.task.name, self.config.model.path)
-        success = [judge(image).success for image in batch.images] if judge else None
-        return RoundStats(
-            round=batch.round,
-            labels=sum(stats.images for stats in self.history) + len(batch),
-            images=len(batch),
-            good=len(feedback.good),
-            bad=len(feedback.bad),
-            best=tuple(best for _, best in sorted(self.memory.best_id.items())),
-            reward_mean=float(known.mean()) if len(known) else None,
-            reward_std=float(known.std(correction=0)) if len(known) else None,
-            triplet_loss=triplet_loss,
-            steps=update.steps if update else 0,
-            loss=update.loss if update else None,
-            ratio_mean=update.ratio_mean if update else None,
-            first_ratio_deviation=update.first_ratio_deviation if update else None,
-            kl=update.kl if update else None,
-            clip_fraction=update.clip_fraction if update else None,
-            grad_norm=update.grad_norm if update else None,
-            success_shown=sum(success) / len(success) if success else None,
-            note=self._note(feedback, rewards, update),
-            seconds_sampling=seconds[0],
-            seconds_waiting=seconds[1],
-            seconds_updating=seconds[2],
+        return round_stats(
+            self.config,
+            self.history,
+            batch,
+            feedback,
+            memory,
+            rewards,
+            triplet_loss,
+            update,
+            seconds_sampling=asked.seconds,
+            seconds_waiting=seconds_waiting,
+            seconds_updating=time.monotonic() - started,
         )
-
-    def _note(self, feedback: Feedback, rewards: Rewards, update: UpdateStats | None) -> str:
-        """Why a thin round taught less than a full one; "" otherwise."""
-        if self.update is None:
-            return ""
-        if not self.memory.best and self.config.reward.kind.startswith("similarity"):
-            return "no best image yet: nothing learnt, fresh noise again"
-        if bool(rewards.rewards.isnan().all()):
-            return "no image has a reward (no verdicts or scores): no update"
-        if update is None and not rewards.advantages.any():
-            return "all rewards are equal: no update"
-        if update is None:
-            return "no good image besides the best, or no bad one, in any round yet: no update"
-        if not feedback.bad:
-            return "no bad image: the representation was kept as it is"
-        return ""
 
     # ------------------------------------------------------------------ the loop
 
@@ -361,91 +307,6 @@ class Tuner:
     def save_lora(self, folder: str | Path) -> Path:
         """Writes the LoRA as pytorch_lora_weights.safetensors into `folder`; returns the file."""
         return self.policy.save_lora(Path(folder))
-
-    # ------------------------------------------------------------------ what is on disk
-
-    def _save_asked(self, asked: _Asked) -> None:
-        trajectory = asked.trajectory
-        tensors = {"latents": trajectory.latents, "log_probs": trajectory.log_probs}
-        tensors |= {"trainable": trajectory.trainable, "prompt_index": trajectory.prompt_index}
-        state = {"seconds": asked.seconds, "drawn_with": self._drawn_with}
-        self.directory.save_checkpoint(asked.batch.round, "asked", state, {"trajectory": tensors})
-
-    @property
-    def _drawn_with(self) -> dict[str, Any]:
-        """The settings that images and log-probabilities depend on."""
-        chosen = self.config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise"})
-        for stage, name in (("model", "device"), ("model", "threads"), ("sampling", "micro_batch")):
-            del chosen[stage][name]
-        return {**chosen, "prompts": list(self.config.task.prompts)}
-
-    def _save_told(self) -> None:
-        state = {
-            "history": [stats.to_dict() for stats in self.history],
-            "best_id": {str(k): v for k, v in self.memory.best_id.items()},
-        }
-        tensors = {
-            "lora": self.policy.state_dict(),
-            "noise": self.noise.state_dict(),
-            "memory": self.memory.tensors(),
-            "representation": self.representation.state_dict(),
-            "update": self.update.state_dict() if self.update else {},
-        }
-        self.directory.save_checkpoint(len(self.history), "told", state, tensors)
-        self._asked = None
-
-    def _restore(self) -> None:
-        """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
-        told = self.directory.load_checkpoint("told")
-        if told is None:
-            if self.store.submitted_rounds():
-                raise RunError(f"{self.directory.path} holds labels but no checkpoint; start a new run")
-            self._save_told()  # stopped before its first checkpoint: as good as new
-            return
-        self.history = [RoundStats.from_dict(values) for values in told.state["history"]]
-        try:
-            self._take_over(told)
-        except (IndexError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{told.path} does not fit these settings ({reason}); resume without them") from error
-        self._asked = None
-        asked = None if self.done else self.directory.load_checkpoint("asked", self.round)
-        if asked is not None and asked.state["drawn_with"] == self._drawn_with:
-            self._asked = self._shown(asked)
-            self._asked_at = time.monotonic()
-        elif asked is not None and self.store.submission(self.round) is not None:
-            raise ConfigError(
-                f"round {self.round} was drawn with other settings and is answered already; resume without them, so "
-                "that it is learnt from, then change them"
-            )
-
-    def _take_over(self, told: Checkpoint) -> None:
-        best_id = {int(k): v for k, v in told.state["best_id"].items()}
-        self.memory = Memory.from_tensors(told.tensors["memory"], best_id)
-        self.policy.load_state_dict(told.tensors["lora"])
-        self.noise.load_state_dict(told.tensors["noise"])
-        self.representation.load_state_dict(told.tensors["representation"])
-        if self.update is not None:
-            self.update.load_state_dict(told.tensors["update"])
-
-    def _shown(self, asked: Checkpoint) -> _Asked | None:
-        """The batch in `asked`; None where an image of it is gone, so that it is drawn again, the same."""
-        trajectory = Trajectory(**asked.tensors["trajectory"])
-        ids = tuple(image_id(self.round, i) for i in range(len(trajectory)))
-        prompts = tuple(self.config.task.prompts[k] for k in trajectory.prompt_index.tolist())
-        try:
-            images = tuple(self.directory.read_image(self.round, i) for i in ids)
-        except RunError:
-            return None
-        batch = ImageBatch(self.round, ids, images, prompts, self.best, self.config.task.criterion)
-        return _Asked(batch, trajectory, asked.state["seconds"])
-
-    def _publish(self) -> None:
-        """Writes the files that are derived from the checkpoint: metrics, LoRA, refined noise."""
-        self.directory.write_metrics([stats.to_dict() for stats in self.history])
-        self.directory.write_folder("lora", self.policy.save_lora)
-        if isinstance(self.noise, FeedbackNoise) and self.noise.fitted:
-            self.directory.write_file("refined_noise.safetensors", self.noise.save)
 
 
 @contextmanager
