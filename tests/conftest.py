@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
         "micro_batch": 4,
         "guidance_scale": 2.0,
     },
-    "lora": {"rank": 2, "alpha": 2.0, "layers": ("attention", "resnet")},
+    "lora": {"rank": 2, "alpha": 2.0, "layers": ("attention",)},
     "representation": {"width": 16, "epochs": 5, "batch_size": 16, "learning_rate": 1e-3},
     "update": {"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3, "learning_rate": 1e-3},
 }

@@ -17,8 +17,8 @@ from hero.config import Config, UpdateConfig
 from hero.noise import StandardNoise
 from hero.policies import Policy
 from hero.rollout import RolloutChunk, concatenate, rollout
-from hero.types import Feedback, Rewards, Trajectory
 from hero.tuner import Tuner
+from hero.types import Feedback, Rewards, Trajectory
 from hero.update import ReplayUpdate
 
 PROMPTS = ("1 hand", "a person posing")
@@ -61,22 +61,23 @@ def library_call(pipeline: Any, noise: torch.Tensor, config: Config, output: str
 # ---------------------------------------------------------------------------------------------- 1: ratio one
 
 
+# Guidance multiplies the rounding errors of another batch shape; a tenth of the clip range is the bound then.
+@pytest.mark.parametrize(("guidance", "bound"), [(1.0, 1e-6), (5.0, 1e-5)])
 @pytest.mark.parametrize(("sampled", "trained"), [(4, 16), (2, 3)])
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_ratio_one_before_the_first_gradient_step(
-    tiny_policy: Callable[..., Policy], sampled: int, trained: int, guidance: float
+    tiny_policy: Callable[..., Policy], sampled: int, trained: int, guidance: float, bound: float
 ) -> None:
-    policy = tiny_policy(lora_std=0.2, lora={"layers": ALL_LAYERS}, sampling={"guidance_scale": guidance})
+    policy = tiny_policy(lora_std=0.1, lora={"layers": ALL_LAYERS}, sampling={"guidance_scale": guidance})
     trajectory, _ = draw(policy, 4, sampled)
     config = UpdateConfig(timesteps_per_image=4, images_per_step=4, micro_batch=trained, learning_rate=1e-4)
     rewards = Rewards(torch.arange(4.0), torch.tensor([-1.0, 1.0, -1.0, 1.0]))
     update = ReplayUpdate(policy, config, seed=0)
     stats = update.step(trajectory, policy.encode(PROMPTS), rewards, round_=1)
     assert stats is not None
-    assert stats.first_ratio_deviation <= 1e-6
+    assert stats.first_ratio_deviation <= bound
     again = update.step(trajectory, policy.encode(PROMPTS), rewards, round_=1)
     assert again is not None
-    assert again.first_ratio_deviation > 1e-6  # the measure does see a policy that moved
+    assert again.first_ratio_deviation > 1e-4  # the measure does see a policy that moved
 
 
 # ---------------------------------------------------------------------------------------------- 2: same as the library
@@ -129,7 +130,7 @@ def test_the_first_images_of_a_larger_round_are_those_of_a_smaller_one(tiny_poli
     assert not torch.equal(large.latents[3], large.latents[1])
 
 
-# ---------------------------------------------------------------------------------------------- 6: the file is the policy
+# ---------------------------------------------------------------------------------------------- 6: the file is it
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The Stable Diffusion policy: schedule, LoRA, and what it refuses. That it is the library's sampler: test_invariants."""
+"""The Stable Diffusion policy: schedule, LoRA, what it refuses. That it samples as the library: test_invariants."""
 
 from __future__ import annotations
 

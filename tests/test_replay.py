@@ -15,7 +15,6 @@ from hero.errors import TrainingError
 from hero.noise import StandardNoise
 from hero.policies import Conditioning, Policy
 from hero.rollout import concatenate, rollout
-from hero.seeding import generator
 from hero.types import Rewards, Trajectory
 from hero.update import ReplayUpdate, make_update
 
@@ -137,13 +136,30 @@ def test_only_steps_with_a_density_are_chosen(tiny_policy: Callable[..., Policy]
     assert drawn.step().first_ratio_deviation < 1e-6
 
 
-def test_chosen_timesteps_are_a_function_of_seed_round_and_image() -> None:
-    """The documented draw: K of T without replacement, from the generator of (seed, "timesteps", round, image)."""
-    chosen = [torch.randperm(20, generator=generator(0, "timesteps", 1, i))[:5].tolist() for i in range(64)]
-    assert all(len(set(steps)) == 5 for steps in chosen)
-    counts = torch.bincount(torch.tensor(chosen).flatten(), minlength=20)
-    assert counts.min() >= 5  # 16 expected
-    assert len({tuple(steps) for steps in chosen}) > 60
+def test_chosen_timesteps_are_drawn_anew_for_each_image_and_round(tiny_policy: Callable[..., Policy]) -> None:
+    drawn = Drawn(tiny_policy(), timesteps_per_image=1, learning_rate=1e-12, weight_decay=0)
+    # Step k's old log-probability is too low by (k + 1)/100: the ratio tells which step was chosen.
+    drawn.trajectory = replace(drawn.trajectory, log_probs=drawn.trajectory.log_probs - torch.arange(1, 5) / 100)
+
+    def chosen(image: int, round_: int) -> int:
+        only = torch.full((N,), float("nan"))
+        only[image] = 1.0
+        stats = drawn.update.step(drawn.trajectory, drawn.conditioning, Rewards(only, torch.ones(N)), round_)
+        assert stats is not None
+        return round(100 * math.log(stats.ratio_mean)) - 1
+
+    rounds = [[chosen(image, round_) for image in range(N)] for round_ in (1, 2)]
+    assert {step for steps in rounds for step in steps} == {0, 1, 2, 3}
+    assert all(len(set(steps)) > 1 for steps in rounds)
+    assert rounds[0] != rounds[1]
+    assert [chosen(image, 1) for image in range(N)] == rounds[0]
+
+
+def test_no_timestep_is_chosen_twice(tiny_policy: Callable[..., Policy]) -> None:
+    drawn = Drawn(tiny_policy(), timesteps_per_image=4)
+    drawn.trajectory = replace(drawn.trajectory, log_probs=drawn.trajectory.log_probs - torch.arange(1, 5) / 100)
+    all_four = sum(math.exp(k / 100) for k in range(1, 5)) / 4
+    assert drawn.step().ratio_mean == pytest.approx(all_four, abs=1e-5)
 
 
 def test_the_gradient_is_clipped_but_its_norm_reported(tiny_policy: Callable[..., Policy]) -> None:

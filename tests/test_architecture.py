@@ -1,0 +1,125 @@
+"""The road is one-way: no module knows what comes after it. The order of the module table is checked in test_docs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import hero
+
+PACKAGE = Path(hero.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
+
+# What the labelling page and quick answers of the command line need.
+WITHOUT_TORCH = (
+    "hero",
+    "hero.cli",
+    "hero.config",
+    "hero.errors",
+    "hero.feedback",
+    "hero.methods",
+    "hero.tasks",
+    "hero.types",
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported(path: Path, *, at_once: bool) -> set[str]:
+    """Modules of `hero` that a file imports: at run time, or only those that importing it imports (`at_once`)."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        if at_once and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found & MODULES.keys()
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {name: imported(path, at_once=False) - {name} for name, path in MODULES.items()}
+    del graph["hero"]  # gives out names of every module, when first used
+    try:
+        order = tuple(TopologicalSorter(graph).static_order())
+    except CycleError as cycle:
+        pytest.fail(f"a circle of imports: {' → '.join(cycle.args[1])}")
+    assert set(order) >= set(graph)
+
+
+def reached_from(start: str) -> set[str]:
+    """All modules that importing `start` imports, however far away."""
+    reached, ahead = set(), [start]
+    while ahead:
+        name = ahead.pop()
+        if name not in reached:
+            reached.add(name)
+            ahead += imported(MODULES[name], at_once=True)
+    return reached
+
+
+@pytest.mark.parametrize("module", ["hero.objectives.ppo", "hero.transitions.ddim"])
+def test_losses_and_transitions_know_no_model(module: str) -> None:
+    assert {name.split(".")[1] for name in reached_from(module)} == {module.split(".")[1]}
+
+
+@pytest.mark.parametrize("stage", ["noise", "rollout", "representation", "rewards", "update", "policies", "run"])
+def test_no_stage_knows_the_tuner_or_the_store(stage: str) -> None:
+    above = {"hero.tuner", "hero.learner", "hero.feedback.store", "hero.cli", "hero.report"}
+    assert not reached_from(f"hero.{stage}") & above
+
+
+def test_only_interfaces_know_the_tuner() -> None:
+    users = {name.split(".")[1] for name, path in MODULES.items() if "hero.tuner" in imported(path, at_once=False)}
+    assert users <= {"cli", "bench", "doctor", "web"}
+
+
+def test_the_labelling_page_s_modules_load_no_torch() -> None:
+    script = (
+        "import importlib, sys\n"
+        f"for name in {WITHOUT_TORCH!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = {'torch', 'diffusers', 'transformers'} & sys.modules.keys()\n"
+        "    assert not heavy, f'{name} loads {heavy}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "hero.")))
+def test_every_module_says_what_it_owns_and_gives_what_it_promises(name: str) -> None:
+    if name.endswith("__main__"):
+        return
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{name} has no docstring"
+    module = importlib.import_module(name)
+    assert [public for public in getattr(module, "__all__", ()) if not hasattr(module, public)] == []
+
+
+def test_the_package_gives_its_names_on_first_use() -> None:
+    assert all(getattr(hero, name) is not None for name in hero.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Tunr'"):
+        _ = hero.Tunr
