@@ -147,7 +147,7 @@ class UpdateConfig(_Stage):
     recompute_log_probs: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Whether old log-probabilities are computed again through the training path before the "
-        "first gradient step; `auto`: where sampling runs in half precision.",
+        "first gradient step; `auto`: everywhere but in fp32 on the CPU, where batch shapes hardly matter.",
     )
 
 

@@ -151,17 +151,7 @@ def configure(
     chosen_prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if task is not None and chosen_prompts:
         raise ConfigError("give a task or prompts of your own, not both")
-    if chosen_prompts:
-        about: dict[str, Any] = {"name": "custom", "prompts": chosen_prompts, "criterion": criterion or ""}
-    elif task is not None or "task" not in own:
-        built_in = get_task(task or "hand")
-        about = {
-            "name": built_in.name,
-            "prompts": built_in.prompts,
-            "criterion": criterion if criterion is not None else built_in.criterion,
-        }
-    else:
-        about = {"criterion": criterion} if criterion is not None else {}
+    about = _about(task, chosen_prompts, criterion, own.get("task", {}))
     named: dict[str, Any] = {
         "rounds": rounds,
         "seed": seed,
@@ -181,6 +171,17 @@ def configure(
     path = merged.get("model", {}).get("path", TINYWORLD)
     by_model = "tinyworld" if path == TINYWORLD else "stable-diffusion"
     return resolve(merged.get("method", "hero"), merged.get("preset", by_model), merged)
+
+
+def _about(task: str | None, prompts: tuple[str, ...], criterion: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The `task` stage: prompts of the caller's own, those in the settings, or those of a built-in task."""
+    given = {} if criterion is None else {"criterion": criterion}
+    if prompts:
+        return {"name": "custom", "prompts": prompts, "criterion": "", **given}
+    if task is None and "prompts" in own:
+        return given
+    built_in = get_task(task or own.get("name", "hand"))
+    return {"name": built_in.name, "prompts": built_in.prompts, "criterion": built_in.criterion, **own, **given}
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ __all__ = ["derive_seed", "generator", "normal"]
 
 
 def derive_seed(seed: int, stage: str, round_: int = 0, index: int = 0) -> int:
-    """A 63-bit seed, a hash of the arguments: equal arguments, equal seed; else independent."""
+    """A 63-bit hash of the arguments; torch's CPU generator uses its lower 32 bits."""
     text = f"{seed}/{stage}/{round_}/{index}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 

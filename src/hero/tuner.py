@@ -196,6 +196,10 @@ class Tuner:
             raise RunError("there is nothing to answer: call ask() before tell()")
         if not isinstance(feedback, Feedback):
             raise FeedbackError(f"an evaluator must return hero.Feedback, not {type(feedback).__name__}")
+        if self.store.submission(self.round) is not None:  # stored, but learning from it failed
+            raise RunError(
+                f"round {self.round} is answered already; Tuner.resume({str(self.directory.path)!r}) learns from it"
+            )
         feedback.check(self._asked.batch)
         waited = time.monotonic() - self._asked_at if seconds_waiting is None else seconds_waiting
         self.store.record(self.round, feedback, evaluator, waited)

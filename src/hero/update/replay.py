@@ -87,7 +87,7 @@ class ReplayUpdate:
 
     def _recomputes(self) -> bool:
         if self.config.recompute_log_probs == "auto":
-            return self.policy.storage_dtype != torch.float32
+            return self.policy.storage_dtype != torch.float32 or self.policy.device.type != "cpu"
         return self.config.recompute_log_probs == "always"
 
     @torch.no_grad()
