@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PINS := requirements/dev.txt
+# A few processes with one thread each: many tests are small, and threads of several processes hinder each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo setup test test-fast test-slow lint format clean
 
@@ -41,13 +43,13 @@ $(STAMP): pyproject.toml $(PINS)
 	@touch $@
 
 test: $(STAMP)  ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-fast: $(STAMP)  ## the tests that do not train
-	$(BIN)/python -m pytest -m "not learns and not slow"
+	$(PYTEST) -m "not learns and not slow"
 
 test-slow: $(STAMP)  ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(STAMP)  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

@@ -94,7 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "learning_rate": 1e-3,
             "weight_decay": 1e-4,
             "max_grad_norm": 1.0,
-            "clip_range": 1e-4,
+            "clip_range": 1e-3,
             "timesteps_per_image": 5,
             "images_per_step": 8,
             "micro_batch": 40,
