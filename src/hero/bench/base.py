@@ -1,0 +1,89 @@
+"""Base success of every task: the bundled model before any training, fresh noise, each task's own sampler and judge.
+
+`python -m hero.bench.base --images 200 --out docs/results/base`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image
+
+from hero import __version__
+from hero.evaluation import Measured
+from hero.methods import configure
+from hero.noise import StandardNoise
+from hero.policies import Policy, load_policy
+from hero.rollout import draw_images
+from hero.tasks import TASKS, Task
+
+__all__ = ["contact_sheet", "draw_base", "main"]
+
+_TILE, _MARGIN, _COLUMNS = 64, 2, 16
+_GOOD, _BAD = (38, 160, 96), (196, 70, 62)
+
+
+def draw_base(policy: Policy, task: Task, images: int) -> list[Image.Image]:
+    """`images` images of the base model for `task`, prompts in turn, on the held-out noises of evaluation."""
+    config = configure(task.name)
+    prompts = [task.prompts[i % len(task.prompts)] for i in range(images)]
+    seed = config.evaluation.seed
+    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage="evaluation-noise")
+    with policy.frozen():
+        return draw_images(
+            policy, prompts, noise, seed=seed, stage="evaluation-step-noise", micro_batch=config.sampling.micro_batch
+        )
+
+
+def contact_sheet(images: list[Image.Image], verdicts: list[bool]) -> Image.Image:
+    """Images in rows of 16, successes first (green frame), then failures (red frame)."""
+    side = _TILE + 2 * _MARGIN
+    order = sorted(range(len(images)), key=lambda i: not verdicts[i])
+    sheet = Image.new("RGB", (_COLUMNS * side, -(-len(images) // _COLUMNS) * side), (255, 255, 255))
+    for place, index in enumerate(order):
+        framed = Image.new("RGB", (side, side), _GOOD if verdicts[index] else _BAD)
+        framed.paste(images[index].resize((_TILE, _TILE)), (_MARGIN, _MARGIN))
+        sheet.paste(framed, (place % _COLUMNS * side, place // _COLUMNS * side))
+    return sheet
+
+
+def main() -> None:
+    """The command line of this module: writes results.json, results.md and a contact sheet a task."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--sheet", type=int, default=48, help="images on each contact sheet")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    policy = load_policy(configure())
+    rows: list[tuple[str, Measured]] = []
+    for task in TASKS.values():
+        if task.judge is None:
+            continue
+        images = draw_base(policy, task, arguments.images)
+        verdicts = [task.judge(image).success for image in images]
+        measured = Measured.share(verdicts)
+        rows.append((task.name, measured))
+        print(f"{task.name}: {measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]", flush=True)
+        n = arguments.sheet
+        contact_sheet(images[:n], verdicts[:n]).save(arguments.out / f"{task.name}.png")
+    about = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "hero": __version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "images": arguments.images,
+    }
+    tasks = {name: {"success": m.value, "interval": [m.low, m.high]} for name, m in rows}
+    (arguments.out / "results.json").write_text(json.dumps({**about, "tasks": tasks}, indent=1) + "\n")
+    lines = ["| task | base success, fresh noise | 95 % interval |", "|---|---|---|"]
+    lines += [f"| `{name}` | {m.value:.3f} | {m.low:.3f}–{m.high:.3f} |" for name, m in rows]
+    (arguments.out / "results.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
