@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import safetensors.torch
 import torch
 from torch.nn import functional
 
@@ -197,3 +198,22 @@ def test_distances_are_taken_behind_the_head_and_rewards_before_it() -> None:
     assert loss == pytest.approx(triplet_loss(a, p, n, 0.5).item(), abs=1e-5)
     assert representation.embed(good).shape == (2, 32)
     assert not functional.cosine_similarity(a, p).isnan()
+
+
+def test_earlier_rounds_are_replayed_oldest_forgotten_first_and_survive_a_checkpoint() -> None:
+    memory = memory_with({0: 0})
+    first = Feedback({IDS[0]: "good", IDS[2]: "good", IDS[4]: "bad"}, best=IDS[0])
+    second = Feedback({IDS[2]: "bad", IDS[4]: "good"})
+    for feedback in (first, second, first):
+        memory.update_good(LATENTS, IDS, INDEX, feedback, replay_rounds=2)
+    memory = Memory.from_tensors(safetensors.torch.load(safetensors.torch.save(memory.tensors())), memory.best_id)
+    (group,) = groups_of(Feedback({IDS[2]: "good"}), memory)  # no bad image of its own
+    assert torch.equal(group.positives, LATENTS[[2, 4, 2]])
+    assert torch.equal(group.negatives, LATENTS[[2, 4]])
+
+
+def test_nothing_is_replayed_unless_asked_for() -> None:
+    memory = memory_with({0: 0})
+    memory.update_good(LATENTS, IDS, INDEX, Feedback({IDS[2]: "good", IDS[4]: "bad"}))
+    assert memory.replay == {}
+    assert torch.equal(memory.good[0], LATENTS[[2]])

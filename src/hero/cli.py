@@ -302,7 +302,8 @@ def bench_success(
     method: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A method; default: hero and noise-only. Repeatable.")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds 0 to N - 1.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them.")] = 0,
     images: Annotated[int, typer.Option(metavar="N", min=1, help="Held-out images per figure.")] = 300,
     settings: Settings = None,
 ) -> None:
@@ -322,7 +323,13 @@ def bench_success(
     console = Console()
     with _interruptible_bench(out):
         cells = run_success(
-            names, methods, range(seeds), out, images=images, settings=own, report=lambda line: say(console, line)
+            names,
+            methods,
+            range(first_seed, first_seed + seeds),
+            out,
+            images=images,
+            settings=own,
+            report=lambda line: say(console, line),
         )
     say(console, to_markdown(cells), str(out / "results.md"))
 

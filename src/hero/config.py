@@ -113,6 +113,9 @@ class RepresentationConfig(_Stage):
     epochs: int = Field(500, ge=0, description="Gradient steps on triplets per round.")
     batch_size: int = Field(2048, ge=1, description="Triplets per gradient step.")
     learning_rate: float = Field(1e-5, gt=0, description="Adam's learning rate.")
+    replay_rounds: int = Field(
+        0, ge=0, description="Earlier rounds whose labels are trained on again; 0, as published: this round's only."
+    )
     margin: float = Field(0.5, ge=0, description="Margin of the triplet loss (distances lie in [0, 1]).")
 
 

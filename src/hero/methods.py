@@ -91,7 +91,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "noise": {"best_share": 0.5, "epsilon": 0.1},
         "update": {
-            "learning_rate": 1e-3,
+            "learning_rate": 1.5e-3,
             "weight_decay": 1e-4,
             "max_grad_norm": 1.0,
             "clip_range": 1e-3,

@@ -98,20 +98,23 @@ def triplet_groups(
 ) -> list[TripletGroup]:
     """A group for each prompt that has a best, a positive and a negative; maybe none.
 
-    Positives are this round's good images other than the best; where the best is the only good one they are
-    the good images of the last earlier round that had any.
+    Positives are this round's good images other than the best, and those replayed from earlier rounds; where there
+    is none they are the good images of the last earlier round that had any. Negatives are the bad ones likewise.
     """
     row_of = {i: k for k, i in enumerate(ids)}
     latents = final_latents.float()
     groups = []
     for prompt, anchor in sorted(memory.best.items()):
-        good = [
-            row_of[i] for i in feedback.good if int(prompt_index[row_of[i]]) == prompt and i != memory.best_id[prompt]
-        ]
-        bad = [row_of[i] for i in feedback.bad if int(prompt_index[row_of[i]]) == prompt]
-        positives = latents[good] if good else memory.good.get(prompt)
-        if positives is not None and bad:
-            groups.append(TripletGroup(anchor, positives, latents[bad]))
+        mine = {i for i, k in row_of.items() if int(prompt_index[k]) == prompt}
+        good = latents[[row_of[i] for i in feedback.good if i in mine and i != memory.best_id[prompt]]]
+        bad = latents[[row_of[i] for i in feedback.bad if i in mine]]
+        replay = memory.replay.get(prompt, [])
+        positives = torch.cat([good, *(earlier for earlier, _ in replay)])
+        negatives = torch.cat([bad, *(earlier for _, earlier in replay)])
+        if not len(positives):
+            positives = memory.good.get(prompt, positives)
+        if len(positives) and len(negatives):
+            groups.append(TripletGroup(anchor, positives, negatives))
     return groups
 
 

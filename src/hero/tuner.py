@@ -244,7 +244,8 @@ class Tuner:
 
         # 5. Feedback-guided initial noise for the next round.
         learner.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
-        memory.update_good(latents, batch.ids, index, feedback)
+        replay_rounds = self.config.representation.replay_rounds
+        memory.update_good(latents, batch.ids, index, feedback, replay_rounds=replay_rounds)
 
         return round_stats(
             self.config,
