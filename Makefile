@@ -36,6 +36,7 @@ $(STAMP): pyproject.toml $(PINS)
 	uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ] || ! "$$uv" --version >/dev/null 2>&1; then \
 	  uv=$(BIN)/uv; \
+	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
 	  [ -x "$$uv" ] || $(BIN)/python -m pip install --quiet uv; \
 	fi; \
 	"$$uv" pip install --python $(BIN)/python -r $(PINS); \

@@ -148,6 +148,7 @@ def configure(
         ConfigError: something is unknown or out of range, or both a task and prompts are given.
     """
     own = dict(settings or {})
+    _check_stages(own)
     chosen_prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if task is not None and chosen_prompts:
         raise ConfigError("give a task or prompts of your own, not both")
@@ -163,14 +164,18 @@ def configure(
         "evaluator": {"name": evaluator},
     }
     merged = merge(own, _without_none(named))
-    for key, kind, example in (("method", str, "method=hero"), ("preset", str, "preset=tinyworld")):
-        if not isinstance(merged.get(key, ""), kind):
-            raise ConfigError(f"{key} = {merged[key]!r}: write a name, e.g. {example}")
-    if not isinstance(merged.get("model", {}), Mapping):
-        raise ConfigError(f"model = {merged['model']!r}: write model.path=FOLDER_OR_ID")
     path = merged.get("model", {}).get("path", TINYWORLD)
     by_model = "tinyworld" if path == TINYWORLD else "stable-diffusion"
     return resolve(merged.get("method", "hero"), merged.get("preset", by_model), merged)
+
+
+def _check_stages(own: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a setting that is looked at before validation has the wrong kind of value."""
+    examples = {"method": "method=hero", "preset": "preset=tinyworld", "task": "task.name=hand"}
+    for key, example in (examples | {"model": "model.path=tinyworld"}).items():
+        kind = Mapping if "." in example else str
+        if key in own and not isinstance(own[key], kind):
+            raise ConfigError(f"{key} = {own[key]!r}: write a name, e.g. {example}")
 
 
 def _about(task: str | None, prompts: tuple[str, ...], criterion: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
