@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hero.bench.base import contact_sheet
+from hero.bench.judges import agreement
 from hero.bench.pictures import before_after
 from hero.bench.success import cluster_interval, summarise, to_markdown, write_results
 from hero.errors import RunError
+from hero.tasks import TASKS
 
 
 def evaluation(base: list[bool], fresh: list[bool], refined: list[bool] | None, **changes: Any) -> dict[str, Any]:
@@ -105,3 +108,18 @@ def test_before_after_shows_each_set_and_marks_verdicts(tmp_path: Path) -> None:
 def test_before_after_of_a_run_without_evaluation_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="hero evaluate"):
         before_after([tmp_path])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_judges_agree_with_the_renderer(name: str) -> None:
+    clean, dim = agreement(TASKS[name], 60)
+    assert clean >= 0.98
+    assert dim >= 0.95
+
+
+def test_contact_sheets_show_successes_first() -> None:
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("black", "white")]
+    sheet = contact_sheet(images, [False, True])
+    assert sheet.getpixel((34, 34)) == (255, 255, 255)
+    assert sheet.getpixel((0, 0)) == (38, 160, 96)
+    assert sheet.getpixel((68, 0)) == (196, 70, 62)
