@@ -20,7 +20,7 @@ from hero.tasks import TASKS, Task
 from hero.tinyworld.scene import Scene
 from hero.tinyworld.scenes import FAMILIES, family_of, views
 
-__all__ = ["agreement", "degraded", "main"]
+__all__ = ["agreement", "degraded", "draw", "main"]
 
 
 def degraded(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
@@ -32,7 +32,8 @@ def degraded(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Image.I
     return image.resize((48, 48), Image.Resampling.BILINEAR).resize((64, 64), Image.Resampling.BILINEAR)
 
 
-def _draw(task: Task, prompt: str, success: bool, rng: np.random.Generator) -> Scene:
+def draw(task: Task, prompt: str, success: bool, rng: np.random.Generator) -> Scene:
+    """A scene of `task` with the outcome `success`, every draw from `rng`."""
     if task.name == "green-view":  # its fact is independent of the family's own success
         return views.draw(prompt, rng, green=success)
     return FAMILIES[family_of(prompt)].draw(prompt, rng, success=success)
@@ -46,7 +47,7 @@ def agreement(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
     clean = dim = 0
     for index in range(scenes):
         prompt = task.prompts[index // 2 % len(task.prompts)]
-        scene = _draw(task, prompt, index % 2 == 0, rng)
+        scene = draw(task, prompt, index % 2 == 0, rng)
         truth = FAMILIES[family_of(prompt)].succeeds(task.name, scene.facts)
         clean += task.judge(Image.fromarray(scene.image)).success == truth
         dim += task.judge(degraded(scene.image, rng)).success == truth

@@ -1,0 +1,63 @@
+"""Every judge agrees with what the renderer drew, grades quality, and answers on any picture at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hero.bench.judges import agreement, draw
+from hero.tasks import TASKS
+from hero.tinyworld.scene import Judge
+
+SCENES = 200
+
+
+def judge_of(name: str) -> Judge:
+    judge = TASKS[name].judge
+    assert judge is not None
+    return judge
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_agrees_with_the_renderer(name: str) -> None:
+    clean, dim = agreement(TASKS[name], SCENES, seed=7)
+    assert clean >= 0.99
+    assert dim >= 0.95
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_quality_is_graded_and_lower_for_failures(name: str) -> None:
+    rng, task = np.random.default_rng(7), TASKS[name]
+    qualities: dict[bool, list[float]] = {True: [], False: []}
+    for index in range(SCENES):
+        scene = draw(task, task.prompts[index // 2 % len(task.prompts)], index % 2 == 0, rng)
+        judgement = judge_of(name)(Image.fromarray(scene.image))
+        qualities[judgement.success].append(judgement.quality)
+    good, bad = qualities[True], qualities[False]
+    assert np.mean(good) > np.mean(bad) + 0.3
+    assert np.std(good) > 0.01
+    assert min(good + bad) >= 0
+    assert max(good + bad) <= 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_odd_pictures_are_failures(name: str) -> None:
+    rng = np.random.default_rng(5)
+    odd = [Image.new("RGB", (64, 64), colour) for colour in ("black", "white", (200, 150, 90), "navy")]
+    odd += [Image.new("L", (512, 300), 120), Image.new("RGBA", (7, 9))]
+    for height, width in ((64, 64), (40, 17), (256, 256)):
+        odd.append(Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)))
+    for picture in odd:
+        judgement = judge_of(name)(picture)
+        assert not judgement.success
+        assert 0 <= judgement.quality < 0.4
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_larger_pictures_are_judged_the_same(name: str) -> None:
+    rng, task = np.random.default_rng(3), TASKS[name]
+    for success in (True, False):
+        picture = Image.fromarray(draw(task, task.prompts[0], success, rng).image)
+        large = picture.resize((256, 256), Image.Resampling.NEAREST)
+        assert judge_of(name)(large).success == judge_of(name)(picture).success == success
