@@ -31,7 +31,7 @@ from hero.noise import FeedbackNoise
 from hero.policies import Policy, load_policy
 from hero.tasks import get_task
 from hero.tinyworld import scenes
-from hero.tinyworld.pretrain import assemble, new_text_encoder, new_unet, new_vae
+from hero.tinyworld.architecture import assemble, new_text_encoder, new_unet, new_vae
 from hero.tinyworld.vocabulary import build_tokenizer
 from hero.types import Feedback
 
