@@ -144,6 +144,11 @@ class UpdateConfig(_Stage):
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
     clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
     timesteps_per_image: int = Field(5, ge=1, description="K: timesteps trained per image, drawn at random.")
+    timestep_weight: Literal["uniform", "std"] = Field(
+        "uniform",
+        description="Weight of a transition in the loss: `uniform`, as published; `std`: its standard deviation σ, since "
+        "a log-probability's gradient grows as 1/σ and the last steps, which only polish, would outweigh all others.",
+    )
     images_per_step: int = Field(8, ge=1, description="Images behind one optimizer step.")
     micro_batch: int = Field(2, ge=1, description="Transitions replayed together; gradients are summed in order.")
     inner_epochs: int = Field(1, ge=1, description="Passes over the round's images.")

@@ -102,16 +102,18 @@ class ReplayUpdate:
         first_epoch = plan[: len(plan) // self.config.inner_epochs]
         for micro_batch in (m for step in first_epoch for m in step):
             images, steps = map(torch.tensor, zip(*micro_batch, strict=True))
-            old_log_probs[images, steps] = self._replay(trajectory, conditioning, images, steps).cpu()
+            old_log_probs[images, steps] = self._replay(trajectory, conditioning, images, steps)[0].cpu()
 
     def _replay(
         self, trajectory: Trajectory, conditioning: Conditioning, images: torch.Tensor, steps: torch.Tensor
-    ) -> torch.Tensor:
-        """(M,) log-probabilities of the stored transitions under the policy as it is now."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities (M,) of the stored transitions under the policy as it is now, and their weights (M,)."""
         device = self.policy.device
         rows = conditioning.rows(trajectory.prompt_index[images])
         transition = self.policy.transition(trajectory.latents[images, steps].to(device), steps, rows)
-        return transition.log_prob(trajectory.latents[images, steps + 1].to(device))
+        std = transition.std.flatten()
+        weights = std if self.config.timestep_weight == "std" else torch.ones_like(std)
+        return transition.log_prob(trajectory.latents[images, steps + 1].to(device)), weights
 
     def _optimizer_step(
         self,
@@ -127,14 +129,14 @@ class ReplayUpdate:
         self.optimizer.zero_grad()
         for micro_batch in micro_batches:
             images, steps = map(torch.tensor, zip(*micro_batch, strict=True))
-            log_probs = self._replay(trajectory, conditioning, images, steps)
+            log_probs, weights = self._replay(trajectory, conditioning, images, steps)
             loss, stat = ppo_loss(
                 log_probs,
                 old_log_probs[images, steps].to(log_probs.device),
                 advantages[images].to(log_probs.device),
                 self.config.clip_range,
             )
-            share = loss.sum() / total
+            share = (weights * loss).sum() / total
             if not torch.isfinite(share):
                 raise TrainingError(
                     f"round {round_}: the loss is {share.item()}; lower update.learning_rate or use model.dtype "
