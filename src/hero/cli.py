@@ -207,18 +207,28 @@ def resume(
 def evaluate(
     run: Run,
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images per figure; default: the run's evaluation.images.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Images per figure; default: the run's evaluation.images, for people 48 of them."
+        ),
     ] = None,
     prompt: Prompts = None,
-    evaluator: Annotated[str, typer.Option(metavar="WHO", help="Who judges: oracle (the task's judge).")] = "oracle",
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            metavar="WHO", help="Who judges: oracle (the task's judge), module:callable or a reward model, blind."
+        ),
+    ] = "oracle",
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against its base model: success, diversity, drift. Writes evaluation/ in the run."""
-    if evaluator != "oracle":
-        raise ConfigError(f"--evaluator {evaluator!r}: this version evaluates with the task's oracle only")
     prompts = _not_empty(prompt)
     console = Console(stderr=as_json)
-    result = _evaluate(_load_trained(run), console, images=images, prompts=prompts)
+    if evaluator == "oracle":
+        result = _evaluate(_load_trained(run), console, images=images, prompts=prompts)
+    else:
+        with _interruptible(run, f"hero evaluate {run} --evaluator {evaluator}"):
+            result = _evaluate_blind(run, evaluator, console, images=images, prompts=prompts)
     if as_json:
         _print_json(result)
     else:
@@ -454,6 +464,28 @@ def _evaluate(
     return result.to_dict()
 
 
+def _evaluate_blind(
+    run: Path, evaluator: str, console: Console, *, images: int | None, prompts: list[str] | None
+) -> dict[str, Any]:
+    """Draws what is not drawn yet, and has `evaluator` judge it."""
+    from hero.evaluators import resolve_judge
+    from hero.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    judge = resolve_judge(evaluator, directory.config)
+    _quiet_libraries()
+    from hero.evaluation.people import PEOPLE_IMAGES, judge_blind, stored_evaluation
+
+    count = images or PEOPLE_IMAGES
+    if stored_evaluation(directory, count, prompts) is None:
+        _evaluate(_load_trained(run), console, images=count, prompts=prompts)
+
+    def on_round(done: int, rounds: int) -> None:
+        say(console, f"round {done}/{rounds} judged")
+
+    return judge_blind(directory, judge, judge=evaluator, images=count, on_round=on_round)
+
+
 def _not_empty(prompts: list[str] | None) -> list[str] | None:
     if prompts and not all(prompt.strip() for prompt in prompts):
         raise ConfigError("--prompt is empty; give the text to draw")
@@ -471,13 +503,13 @@ def _load_trained(run: Path) -> TrainedRun:
 
 
 @contextmanager
-def _interruptible(run: Path) -> Iterator[None]:
-    """Ctrl-C within it says how to go on."""
+def _interruptible(run: Path, command: str = "") -> Iterator[None]:
+    """Ctrl-C within it says that `command`, else `hero resume`, goes on."""
     try:
         yield
     except KeyboardInterrupt:
-        begun = (run / "config.toml").exists()
-        _complain(f"stopped; `hero resume {run}` goes on from here" if begun else "stopped; nothing was written")
+        begun, command = (run / "config.toml").exists(), command or f"hero resume {run}"
+        _complain(f"stopped; `{command}` goes on from here" if begun else "stopped; nothing was written")
         raise typer.Exit(_INTERRUPTED) from None
 
 
