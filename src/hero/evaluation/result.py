@@ -26,6 +26,7 @@ class EvaluationResult:
         success: share of images that the task's judge calls a success.
         diversity: Vendi score of successful images (of all, without a judge) as a share of the base's.
         drift: change on unrelated prompts.
+        people: what people said of the same images, seen blind, once they were asked (evaluation/people.py).
         details: JSON-ready extras: counts, raw scores, figures by prompt, sampler, feature map, judge.
     """
 
@@ -35,6 +36,7 @@ class EvaluationResult:
     success: Mapping[str, Measured | None]
     diversity: Mapping[str, float | None]
     drift: Drift | None
+    people: Mapping[str, Any] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,5 +50,6 @@ class EvaluationResult:
             "success_interval": {name: None if m is None else [m.low, m.high] for name, m in measured.items()},
             "diversity": {name: self.diversity.get(name) for name in SETS},
             "drift": None if self.drift is None else self.drift.feature_distance,
+            "people": None if self.people is None else dict(self.people),
             "details": dict(self.details),
         }

@@ -15,7 +15,7 @@ from hero.evaluators.callable import load_evaluator
 from hero.evaluators.check import check_evaluator
 from hero.evaluators.oracle import Oracle
 from hero.evaluators.protocols import Evaluator, LiveEvaluator
-from hero.evaluators.reward_model import RewardModel, is_reward_model, load_reward_model
+from hero.evaluators.reward_model import RewardModel, is_reward_model, load_reward_model, require_threshold
 from hero.tasks import get_task
 
 __all__ = [
@@ -57,10 +57,9 @@ def resolve_judge(name: str, config: Config) -> Evaluator | LiveEvaluator:
         ConfigError: as `resolve`; or a reward model without a threshold, whose share of good images is given and
             says nothing.
     """
-    judge = resolve(config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": name})}))
-    if isinstance(judge, RewardModel) and judge.threshold is None:
-        raise ConfigError(f"--evaluator {name}: to judge success, name what is good, e.g. {name},threshold=25")
-    return judge
+    if is_reward_model(name):
+        require_threshold(name)
+    return resolve(config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": name})}))
 
 
 def _oracle(config: Config) -> Evaluator:

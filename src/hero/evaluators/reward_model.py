@@ -17,7 +17,7 @@ from hero.errors import ConfigError, nearest
 from hero.evaluators.reward_scores import KINDS, Scorer, load_scorer
 from hero.types import Feedback, ImageBatch, ImageId, Verdict
 
-__all__ = ["DEFAULT_TOP", "RewardModel", "is_reward_model", "load_reward_model"]
+__all__ = ["DEFAULT_TOP", "RewardModel", "is_reward_model", "load_reward_model", "require_threshold"]
 
 DEFAULT_TOP = 0.25
 """Share of each prompt's images that is good where no threshold is known."""
@@ -114,14 +114,28 @@ def load_reward_model(name: str, device: str = "auto") -> RewardModel:
         ConfigError: an unknown kind or option, or a value out of range.
         ModelError: the model cannot be loaded.
     """
+    kind, model, options = _parse(name)
+    scorer = load_scorer(kind, model or KINDS[kind].model, options.get("processor"), device)
+    return RewardModel(scorer, name, threshold=_threshold(kind, options), top=options.get("top", DEFAULT_TOP))
+
+
+def require_threshold(name: str) -> None:
+    """Raises ConfigError if `name` has no threshold: its share of good images is given, and says nothing of success."""
+    kind, _, options = _parse(name)
+    if _threshold(kind, options) is None:
+        raise ConfigError(f"--evaluator {name}: to judge success, name what is good, e.g. {kind},threshold=25")
+
+
+def _threshold(kind: str, options: _Options) -> float | None:
+    return options.get("threshold", None if "top" in options else KINDS[kind].threshold)
+
+
+def _parse(name: str) -> tuple[str, str, _Options]:
     head, *assignments = name.split(",")
     kind, _, model = head.partition(":")
     if kind not in KINDS:
         raise ConfigError(f"unknown reward model {kind!r}; {nearest(kind, KINDS)}")
-    options = _options(name, assignments)
-    scorer = load_scorer(kind, model or KINDS[kind].model, options.get("processor"), device)
-    threshold = options.get("threshold", None if "top" in options else KINDS[kind].threshold)
-    return RewardModel(scorer, name, threshold=threshold, top=options.get("top", DEFAULT_TOP))
+    return kind, model, _options(name, assignments)
 
 
 def _options(name: str, assignments: Sequence[str]) -> _Options:
