@@ -43,8 +43,10 @@ export const postCommand = (kind, body, evaluator) => call("POST", "/api/command
 
 const WIDTHS = [128, 256, 512, 1024];
 
-/** Address of an image, small enough for `pixels` CSS pixels on this screen. */
-export function imageUrl(id, pixels) {
+/** Width to ask for, so that an image is sharp at `pixels` CSS pixels on this screen. */
+export function imageWidth(pixels) {
   const wanted = pixels * Math.min(window.devicePixelRatio || 1, 2);
-  return `/api/images/${id}?width=${WIDTHS.find((width) => width >= wanted) ?? WIDTHS.at(-1)}`;
+  return WIDTHS.find((width) => width >= wanted) ?? WIDTHS.at(-1);
 }
+
+export const imageUrl = (id, pixels) => `/api/images/${id}?width=${imageWidth(pixels)}`;

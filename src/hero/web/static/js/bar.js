@@ -6,7 +6,7 @@ import { hasEnded, isDrawn, isEvaluation } from "./state.js";
 
 export class Bar {
   constructor(root, { marks, store, act, zoom }) {
-    Object.assign(this, { root, marks, store, zoom });
+    Object.assign(this, { root, marks, store, zoom, narrow: matchMedia("(max-width: 860px)") });
     const number = (className, words) => {
       const value = h("b", {}, "0");
       const label = h("span", {}, words);
@@ -61,11 +61,18 @@ export class Bar {
     set(this.all, { "aria-disabled": String(counts.good === round.images.length) });
     set(this.none, { "aria-disabled": String(counts.good === 0) });
     set(this.go, {
-      text: !drawn ? `Drawing ${round.images.length} of ${round.total}` : counts.good === 0 ? "None is good" : confirming ? "Submit" : "Submit round",
+      text: this.label(round, counts, confirming),
       "aria-disabled": String(!drawn),
     });
     this.go.classList.toggle("none-good", drawn && counts.good === 0);
     this.showBest(state, view);
+  }
+
+  label(round, counts, confirming) {
+    const narrow = this.narrow.matches;
+    if (!isDrawn(round)) return `${narrow ? "" : "Drawing "}${round.images.length} of ${round.total}`;
+    if (counts.good === 0) return narrow ? "None good" : "None is good";
+    return confirming || narrow ? "Submit" : "Submit round";
   }
 
   /** The best images in small, for screens without a rail. */

@@ -1,11 +1,11 @@
 // The grid of images: cells that come as images are drawn, one tab stop, arrow keys, and only the changes written.
 
-import { imageUrl } from "./api.js";
+import { imageUrl, imageWidth } from "./api.js";
 import { h, iconButton, icon, set } from "./dom.js";
 
 const LARGEST = 280;
 const SMALLEST = 104;
-const CAPTION = 26;
+const CAPTION = 30;
 
 /** What a cell is called: "Image 12 of 64, good, best". */
 function nameOf(place, total, look) {
@@ -72,8 +72,7 @@ export class Grid {
   }
 
   cell(id) {
-    const picture = h("img", { alt: "", decoding: "async", draggable: "false", on: { error: () => this.broken(id) } });
-    picture.addEventListener("load", () => picture.classList.add("loaded"));
+    const picture = h("img", { alt: "", decoding: "async", draggable: "false" });
     const buttons = [this.button("zoom", "Zoom", id)];
     if (this.actions.best) buttons.push(this.button("star", "Best", id));
     const frame = h("div", { class: "frame" }, picture, h("span", { class: "badge", "aria-hidden": "true" }, icon("check")), ...buttons);
@@ -86,20 +85,6 @@ export class Grid {
     button.tabIndex = -1;
     button.title = label;
     return button;
-  }
-
-  /** A picture that did not come is asked for again, a little later. */
-  broken(id) {
-    const picture = this.cells.get(id)?.querySelector("img");
-    if (!picture) return;
-    const tries = Number(picture.dataset.tries ?? 0) + 1;
-    picture.dataset.tries = tries;
-    if (tries <= 8) setTimeout(() => this.source(picture, id, `&again=${tries}`), Math.min(500 * tries, 4000));
-  }
-
-  source(picture, id, again = "") {
-    picture.src = imageUrl(id, this.tile) + again;
-    picture.dataset.width = imageUrl("", this.tile);
   }
 
   paint(cell, place, look) {
@@ -149,8 +134,10 @@ export class Grid {
     if (columns !== this.columns || this.root.dataset.slots !== `${this.order.length}+${this.pending}`) this.regroup(columns);
     for (const [id, cell] of this.cells) {
       const picture = cell.querySelector("img");
-      const shown = parseInt(picture.dataset.width?.split("width=")[1] ?? "0", 10);
-      if (shown < parseInt(imageUrl("", tile).split("width=")[1], 10)) this.source(picture, id);
+      const width = imageWidth(tile);
+      if (Number(picture.dataset.width ?? 0) >= width) continue;
+      picture.dataset.width = width;
+      picture.src = imageUrl(id, tile);
     }
     for (const [id, cell] of this.cells) cell.tabIndex = id === this.active ? 0 : -1;
   }

@@ -11,6 +11,7 @@ import { Marks } from "./marks.js";
 import { applyTheme, read, write } from "./memory.js";
 import { Outbox } from "./outbox.js";
 import { Past } from "./past.js";
+import { retryPictures, watchPictures } from "./pictures.js";
 import { Rail } from "./rail.js";
 import { createStore, fold, hasEnded, INITIAL, isDrawn, isEvaluation, scene, severalPrompts } from "./state.js";
 import { Topbar } from "./topbar.js";
@@ -315,6 +316,7 @@ let live = null;
 
 async function start() {
   store.subscribe(render);
+  watchPictures();
   listenToKeys(place, act);
   new ResizeObserver(() => render(store.get())).observe(stage);
   while (!(await reload())) await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -326,6 +328,7 @@ async function start() {
       first = false;
       store.patch({ connection: "online" });
       outbox.flush();
+      retryPictures();
     },
     onLost: () => store.patch({ connection: "away" }),
     onEvent: (kind, event) => {

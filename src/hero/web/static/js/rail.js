@@ -59,10 +59,12 @@ export class Rail {
     if (this.bestBox.hidden) return;
     const view = this.marks.now();
     const { round, run } = state;
+    const answer = state.answers.find((one) => one.round === round.round);
+    const isChosen = (id) => (answer ? answer.best.includes(id) : view.best.has(id));
     const cards = run.prompts.map((prompt) => ({
       prompt,
       kept: round.best.find((image) => image.prompt === prompt)?.id ?? null,
-      chosen: round.images.find((image) => image.prompt === prompt && view.best.has(image.id))?.id ?? null,
+      chosen: round.images.find((image) => image.prompt === prompt && isChosen(image.id))?.id ?? null,
     }));
     const several = severalPrompts(state);
     const open = scene(state) === "label";
@@ -79,7 +81,7 @@ export class Rail {
     if (!id) return empty();
     const replaced = kept && chosen && chosen !== kept;
     const words = !open ? "" : replaced || !kept ? "Your new best" : chosen ? "Stays the best" : "Stays the best unless you choose another";
-    const note = h("figcaption", {}, h("span", { class: several ? "caption" : "", title: prompt }, several ? prompt : words));
+    const note = h("figcaption", {}, h("span", {}, several ? prompt : words));
     if (replaced && open) {
       note.append(
         h(
@@ -100,15 +102,17 @@ export class Rail {
 
   learntSoFar(state) {
     const { learned, run } = state;
-    this.learnt.hidden = isEvaluation(state) || learned.length === 0;
+    this.learnt.hidden = isEvaluation(state) || learned.length < 2;
     if (this.learnt.hidden) return;
     const labels = learned.at(-1).labels;
     this.learnt.replaceChildren(h("h2", { class: "label" }, "Good images, round by round"), shareChart(learned, run.rounds, "small"), h("p", { class: "small" }, `${labels} images judged so far`));
   }
 
   others(state) {
-    const { evaluators, run, evaluator, round } = state;
-    const others = evaluators.filter((person) => person.name !== evaluator);
+    const { run, evaluator, round } = state;
+    const others = state.evaluators.filter((person) => person.name !== evaluator);
+    const me = state.evaluators.find((person) => person.name === evaluator) ?? { name: evaluator, marked: 0, submitted: false };
+    const evaluators = [me, ...others];
     this.people.hidden = run.evaluators < 2 && others.length === 0;
     if (this.people.hidden) return;
     const total = round?.total ?? 1;

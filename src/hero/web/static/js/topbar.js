@@ -6,13 +6,14 @@ import { hasEnded, isDrawn, isEvaluation, missingEvaluators, scene } from "./sta
 /** What the run is doing, in a few words. */
 export function doing(state) {
   const { phase, round } = state;
+  const current = scene({ ...state, past: null });
   if (!phase) return "";
   const left = phase.eta_seconds ? `, ${duration(phase.eta_seconds)} left` : "";
   switch (phase.phase) {
     case "drawing":
       return `Drawing ${round?.images.length ?? 0} of ${round?.total ?? phase.total}${left}`;
     case "waiting":
-      if (scene(state) === "label") return `${count(round.images.length, "image")}, all drawn`;
+      if (current === "label") return `${count(round.images.length, "image")}, all drawn`;
       return missingEvaluators(state) ? "Waiting for others" : "Going on";
     case "learning":
       return `Learning${left}`;

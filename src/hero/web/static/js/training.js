@@ -95,7 +95,7 @@ export class Training {
 
   renderChart(state) {
     const { learned, run } = state;
-    this.chart.hidden = !run || isEvaluation(state) || learned.length === 0;
+    this.chart.hidden = !run || isEvaluation(state) || learned.length < 2;
     if (this.chart.hidden) return;
     const last = learned.at(-1);
     const note = last.note ? h("p", { class: "note" }, `Round ${last.round}: ${last.note}.`) : "";
