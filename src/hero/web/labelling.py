@@ -1,7 +1,7 @@
-"""The rules of labelling: which marks follow from what a person wants, and what submitting adds. Pure; nothing is stored here.
+"""The rules of labelling: which marks follow from what a person wants, and what submitting adds. Nothing is stored.
 
-One best image a prompt; the best is good; an image that is bad, or not marked, is not the best. Saying again what was said
-already adds nothing, so that a request may be sent twice.
+One best image a prompt; the best is good; an image that is bad, or not marked, is not the best. Saying again what was
+said already adds nothing, so that a request may be sent twice.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Book:
                 del self._verdicts[image]
             else:
                 self._verdicts[image] = value
-        if value != Verdict.GOOD:
+        if value != "good":
             self._withdraw(image)
 
     def best(self, wanted: WantedMark) -> None:

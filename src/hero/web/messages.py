@@ -1,4 +1,4 @@
-"""What the API takes and gives, as pydantic models: unknown fields, wrong types and numbers out of range are refused."""
+"""What the API takes and gives, as pydantic models: unknown fields, wrong types, numbers out of range are refused."""
 
 from __future__ import annotations
 

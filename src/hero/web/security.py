@@ -1,4 +1,4 @@
-"""The guard before every route: who may ask (token), by which name (Host), from which page (Origin, Sec-Fetch-Site), how much.
+"""The guard before every route: who may ask (token), by which name (Host), from which page (Origin), and how much.
 
 It also puts the security headers on every answer, errors and images included. See docs/api.md, "Security".
 """
@@ -133,7 +133,7 @@ class Guard:
                 return self._let_in(headers)
             self._check_token(headers)
             _check_page(scope["method"], headers, at_door)
-            if scope["method"] not in _SAFE:
+            if scope["method"] == "POST":
                 _check_body(headers)
         except ApiError as error:
             return _door(error) if at_door else error_response(error)
@@ -141,11 +141,8 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         if not self._access.knows(headers.get("host", "")):
-            raise ApiError(
-                403,
-                "host-not-allowed",
-                "This server does not go by that name; open the address it printed, or start it with --allow-host NAME.",
-            )
+            message = "This server has no such name; open the address it printed, or start it with --allow-host NAME."
+            raise ApiError(403, "host-not-allowed", message)
 
     def _check_token(self, headers: Headers) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -1,4 +1,4 @@
-"""What the run has told so far: the newest state, and every image that was ever shown, kept up to date by reading what is new."""
+"""What the run has told so far: its newest state and every image ever shown, kept up to date by reading what is new."""
 
 from __future__ import annotations
 

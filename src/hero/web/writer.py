@@ -1,7 +1,7 @@
 """One thread that writes for everyone: requests that wait together share a transaction, and so one wait for the disk.
 
-A request is answered when its transaction is on disk, never before. Twenty people clicking at once therefore wait for one
-commit or two, not for twenty; and threads of this process never contend for the store's write lock.
+A request is answered when its transaction is on disk, never before. Twenty people clicking at once therefore wait for
+one commit or two, not for twenty; and threads of this process never contend for the store's write lock.
 """
 
 from __future__ import annotations
