@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,58 +12,17 @@ from hero.config import Config, load_toml, validate
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
-from hero.report.pictures import Pair, Picture, data_uri, fit, open_image, thumbnail
+from hero.report.outcome import People, Tile, finding, people_of, tiles_of
+from hero.report.pictures import Pair, Picture, data_uri, open_image
+from hero.report.rounds import Round, rounds_of
 from hero.report.settings import Setting, settings, snippet
-from hero.report.words import percent
 from hero.tasks import TASKS
-from hero.types import Feedback, RoundStats, image_id
+from hero.types import RoundStats
 
 __all__ = ["RunContents"]
 
 _PAIRS_SHOWN = 12
 _UNRELATED_SHOWN = 8
-
-_SETS = {
-    "base": ("Base model", "fresh noise"),
-    "tuned_fresh": ("Tuned model", "fresh noise"),
-    "tuned_refined": ("Tuned model", "refined noise"),
-}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One success figure; shares in [0, 1]."""
-
-    model: str
-    noise: str
-    value: float | None
-    low: float = 0.0
-    high: float = 1.0
-    count: str = ""
-
-
-@dataclass(frozen=True)
-class Round:
-    """What was shown in one round, and what it did; `found` images are on disk."""
-
-    stats: RoundStats
-    pictures: tuple[Picture, ...]
-    found: int
-
-    @property
-    def good_share(self) -> float | None:
-        judged = self.stats.good + self.stats.bad
-        return self.stats.good / judged if judged else None
-
-    @property
-    def kept_best(self) -> list[str]:
-        """Ids of the best images so far that an earlier round showed."""
-        start = image_id(self.stats.round, 0).partition("-")[0]
-        return [best for best in self.stats.best if not best.startswith(start)]
-
-    @property
-    def seconds(self) -> float:
-        return self.stats.seconds_sampling + self.stats.seconds_waiting + self.stats.seconds_updating
 
 
 class RunContents:
@@ -119,38 +77,23 @@ class RunContents:
         return self.stats[-1].labels if self.stats else 0
 
     @cached_property
-    def tiles(self) -> list[Tile]:
-        """Success of each image set; empty where it is unknown of all of them."""
-        if self.evaluation is None or self.evaluation["success"]["base"] is None:
-            return []
-        return [self._tile(name) for name in _SETS]
+    def tiles(self) -> tuple[Tile, ...]:
+        """Success of each image set by the task's judge; empty where it is unknown of all of them."""
+        if self.evaluation is None:
+            return ()
+        return tiles_of(self.evaluation, dict.fromkeys(self.evaluation["success"], self.evaluation["images"]))
 
-    def _tile(self, name: str) -> Tile:
-        assert self.evaluation is not None
-        model, noise = _SETS[name]
-        value = self.evaluation["success"][name]
-        if value is None:
-            return Tile(model, noise, None)
-        low, high = self.evaluation["success_interval"][name]
-        images = self.evaluation["images"]
-        return Tile(model, noise, value, low, high, f"{round(value * images)} of {images} images")
+    @cached_property
+    def people(self) -> People | None:
+        """What people saw; None if nobody was asked."""
+        return None if self.evaluation is None else people_of(self.evaluation)
 
     @property
     def finding(self) -> str:
-        """The headline: success on fresh noise before and after, and whether chance could explain it."""
-        if not self.tiles or self.tiles[1].value is None or self.tiles[0].value is None:
-            return ""
-        base, tuned = self.tiles[0], self.tiles[1]
-        assert base.value is not None
-        assert tuned.value is not None
-        verb = "rose" if tuned.value > base.value else "fell" if tuned.value < base.value else "stayed"
-        text = f"Success on fresh noise {verb} from {percent(base.value)} to {percent(tuned.value)}"
-        if verb == "stayed":
-            text = f"Success on fresh noise stayed at {percent(base.value)}"
-        text += f" after {self.labels} labels." if self.labels else "."
-        if max(base.low, tuned.low) <= min(base.high, tuned.high):
-            text += " The two intervals overlap: measure on more images before relying on the difference."
-        return text
+        """The headline, by the task's judge; by people where there is none."""
+        if not self.tiles and self.people is not None:
+            return finding(self.people.tiles, self.labels, who=self.people.who)
+        return finding(self.tiles, self.labels)
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -192,31 +135,11 @@ class RunContents:
     @cached_property
     def rounds(self) -> list[Round]:
         """Every round with its images, small enough that all of them fit into the file."""
-        paths = {s.round: sorted((self._round_folder(s.round) / "images").glob("*.png")) for s in self.stats}
-        side, quality, per_round = fit([p for found in paths.values() for p in found], len(paths))
-        feedback = self._feedback()
-        return [
-            Round(
-                stats,
-                tuple(
-                    thumbnail(path, stats, feedback.get(stats.round), side, quality)
-                    for path in paths[stats.round][:per_round]
-                ),
-                len(paths[stats.round]),
-            )
-            for stats in self.stats
-        ]
-
-    def _round_folder(self, round_: int) -> Path:
-        return self.folder / "rounds" / f"{round_:04d}"
-
-    def _feedback(self) -> dict[int, Feedback]:
         path = self.folder / "feedback.db"
         if not path.is_file():
-            return {}
+            return rounds_of(self.folder, self.stats, None)
         with LabelStore(path) as store:
-            answers = {s.round: store.submission(s.round) for s in self.stats}
-        return {round_: feedback for round_, feedback in answers.items() if feedback is not None}
+            return rounds_of(self.folder, self.stats, store)
 
     @cached_property
     def charts(self) -> list[Chart]:
