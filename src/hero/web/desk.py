@@ -51,7 +51,7 @@ class Desk:
         self.store = LabelStore(store or folder / "feedback.db")
         self.channel = Channel(self.store)
         self.view = View(self.store)
-        self.images = Images(folder, self.view.known)
+        self.images = Images(folder, self.view.knows)
         self._tally = Tally(self.store)
         self._writer = Writer(self.store, self.view.refresh)
         self.view.refresh()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,13 @@ class Images:
 
     Args:
         folder: the desk; image `r0003-i0012` is its file rounds/0003/images/r0003-i0012.png.
-        known: ids that may be served.
+        known: whether an id may be served.
 
     Attributes:
         pool: where to make small versions, so that a grid of new ones does not hold up everything else.
     """
 
-    def __init__(self, folder: Path, known: Collection[ImageId]) -> None:
+    def __init__(self, folder: Path, known: Callable[[ImageId], bool]) -> None:
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="hero-web-images")
         self._folder = folder
         self._known = known
@@ -89,7 +89,7 @@ class Images:
         return found
 
     def _path(self, image: ImageId) -> Path:
-        if image not in self._known:
+        if not self._known(image):
             raise _missing(image)
         return self._folder / "rounds" / image[1:5] / "images" / f"{image}.png"
 

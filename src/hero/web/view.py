@@ -38,17 +38,16 @@ class View:
     """A fold over the events of a desk; may be used by several threads.
 
     Attributes:
-        lock: held by whoever reads `state`, `rounds` or `known` for longer than one look.
+        lock: held by whoever reads `state` or `rounds` for longer than one look.
         state: what the events amount to.
         rounds: every round, by number.
-        known: ids of every image that an event named.
     """
 
     def __init__(self, store: LabelStore) -> None:
         self.lock = threading.RLock()
         self.state = DeskState()
         self.rounds: dict[int, RoundView] = {}
-        self.known: set[ImageId] = set()
+        self._known: set[ImageId] = set()
         self._channel = Channel(store)
 
     @property
@@ -60,6 +59,12 @@ class View:
     def evaluation(self) -> bool:
         """Whether images are only judged: no best one, no suggestions."""
         return self.state.run is not None and self.state.run.get("mode") == "evaluation"
+
+    def knows(self, image: ImageId) -> bool:
+        """Whether an event named this image."""
+        if image not in self._known:
+            self.refresh()
+        return image in self._known
 
     def refresh(self) -> None:
         """Takes in what the run has published since."""
@@ -74,12 +79,12 @@ class View:
             best = {image["id"]: image["prompt"] for image in body.get("best", [])}
             answer = self.rounds[number].answer if number in self.rounds else None
             self.rounds[number] = RoundView(number, body["total"], {}, best, answer)
-            self.known.update(best)
+            self._known.update(best)
         elif kind == "chunk" and number in self.rounds:
             self.rounds[number].images |= {image["id"]: image["prompt"] for image in body["images"]}
             self.rounds[number].total = body["total"]
-            self.known.update(image["id"] for image in body["images"])
+            self._known.update(image["id"] for image in body["images"])
         elif kind == "answer" and number in self.rounds:
             self.rounds[number].answer = {"round": number, **body}
         elif kind == "preview":
-            self.known.update(image["id"] for image in body["images"])
+            self._known.update(image["id"] for image in body["images"])
