@@ -22,7 +22,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import hero
-from hero.config import Config, load_toml, merge, parse_assignments
+from hero.config import Config, load_toml, merge, parse_assignments, validate
 from hero.console import closing_lines, progress_bar, round_line, say, success_lines, table_lines
 from hero.errors import ConfigError, HeroError, RunError, nearest
 
@@ -299,6 +299,69 @@ def tasks(as_json: AsJson = False) -> None:
         more = f" (and {len(task.prompts) - 1} more)" if len(task.prompts) > 1 else ""
         rows.append((task.name, task.title, task.kind, task.base_success, task.prompts[0] + more))
     say(Console(), *table_lines(rows), "", "hero train --task NAME")
+
+
+feedback_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Labels out of a run, and into a new one.")
+app.add_typer(feedback_app, name="feedback")
+
+
+@feedback_app.command("export")
+def feedback_export(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="jsonl (every mark, with images), parquet (an image a row) or pickapic."
+        ),
+    ] = "jsonl",
+) -> None:
+    """Write a run's labels, with their images, for other programs or for `hero feedback import`."""
+    from hero.feedback.export import export_feedback
+
+    exported = export_feedback(run, format_, out)
+    lines = [f"{exported.rows} rows   {exported.file}"]
+    if exported.missing:
+        lines.append(f"{len(exported.missing)} images are gone from the run, {exported.missing[0]} for one")
+    say(Console(), *lines)
+
+
+@feedback_app.command("import")
+def feedback_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or one of your own.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Start a run from labels that exist; `hero resume` goes on with it."""
+    from hero.feedback.importing import read_labels
+    from hero.methods import configure
+    from hero.run import RunDirectory
+
+    labels = read_labels(file)
+    beside = file.parent / "config.toml"
+    own = parse_assignments(settings or [])
+    if config_file is None and not beside.is_file():
+        config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)
+    else:
+        config = validate(merge(load_toml(config_file or beside), own))
+    RunDirectory.check_free(out)
+    _quiet_libraries()
+    from hero.starting import start_from_labels
+
+    console = Console()
+    with _interruptible(out):
+        started = start_from_labels(
+            labels, config, out, on_round=lambda round_: say(console, f"round {round_}: the same images, learnt from")
+        )
+    if started.seeded:
+        say(console, f"{started.seeded} labelled images came in as round 0: representation and best image, no more")
+    if started.unused:
+        say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
+    say(console, f"hero resume {out}  # goes on learning")
 
 
 bench_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Benchmarks; each goes on where it was stopped.")
