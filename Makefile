@@ -7,7 +7,7 @@ PINS := requirements/dev.txt
 # A few processes with one thread each: many tests are small, and threads of several processes hinder each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo setup test test-fast test-slow lint format clean
+.PHONY: help demo setup browser page-pictures test test-fast test-slow lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -43,13 +43,29 @@ $(STAMP): pyproject.toml $(PINS)
 	"$$uv" pip install --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-test: $(STAMP)  ## every test but the slow ones
+# Tests of the labelling page need a real browser; without one they are skipped, and say how to get it.
+browser:  ## a Chromium for the tests of the labelling page, where it can be installed here
+	@set -u; \
+	if command -v chromium || command -v chromium-browser || command -v google-chrome; then exit 0; fi >/dev/null; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  install="apt-get install -y -qq --no-install-recommends chromium"; \
+	  $$install >/dev/null 2>&1 || { apt-get update -qq >/dev/null 2>&1 && $$install >/dev/null 2>&1; } || \
+	    echo "make: chromium could not be installed; the tests of the labelling page are skipped" >&2; \
+	else \
+	  echo "make: no chromium on PATH; install it, or the tests of the labelling page are skipped" >&2; \
+	fi
+
+page-pictures: $(STAMP) browser  ## make the pictures of the labelling page in docs/images anew, from a real run
+	$(BIN)/python -m tests.browser.pictures
+
+test: $(STAMP) browser  ## every test but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: $(STAMP)  ## the tests that do not train
 	$(PYTEST) -m "not learns and not slow"
 
-test-slow: $(STAMP)  ## every test
+test-slow: $(STAMP) browser  ## every test
 	$(PYTEST)
 
 lint: $(STAMP)  ## ruff and mypy, changing nothing

@@ -286,10 +286,37 @@ def test_evaluate_prints_its_object_and_writes_the_images(run: Path) -> None:
     assert sorted(p.name for p in (run / "evaluation" / "base").iterdir()) == ["0000.png", "0001.png", "0002.png"]
 
 
-def test_evaluation_by_people_is_not_there_yet(run: Path) -> None:
-    result = hero("evaluate", run, "--evaluator", "web")
+def test_evaluate_with_an_evaluator_of_ones_own_draws_once_and_judges_blind(run: Path) -> None:
+    command = ["evaluate", run, "--images", "3", "--prompt", "a hand at night", "--evaluator", "test_cli:every_other"]
+    result = hero(*command, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer == json.loads((run / "evaluation" / "result.json").read_text())
+    assert answer["success"]["base"] is None
+    assert answer["people"]["evaluators"] == ["every_other"]
+    judged = answer["people"]["judged"]
+    assert (judged["base"], judged["tuned_fresh"], judged["tuned_refined"]) == (3, 3, 0)
+    assert answer["people"]["success"]["base"] is not None
+    drawn = (run / "evaluation" / "base" / "0000.png").stat().st_mtime_ns
+    again = hero(*command)
+    assert (run / "evaluation" / "base" / "0000.png").stat().st_mtime_ns == drawn
+    assert "3 held-out images a row, blind, by every_other" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said"),
+    [
+        ("test_cli:nobody", "has no 'nobody'"),
+        ("clip", "name what is good"),
+        ("oracel", "did you mean 'oracle'"),
+        ("python", "the evaluator 'python' is the caller"),
+    ],
+)
+def test_evaluate_refuses_a_judge_that_is_none_before_drawing(run: Path, evaluator: str, said: str) -> None:
+    result = hero("evaluate", run, "--evaluator", evaluator)
     assert result.exit_code == 2
-    assert "this version evaluates with the task's oracle only" in result.stderr
+    assert said in result.stderr
+    assert not (run / "evaluation" / "people").exists()
 
 
 def test_generate_is_a_function_of_its_options(run: Path) -> None:

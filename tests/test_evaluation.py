@@ -228,6 +228,7 @@ def test_to_dict_is_the_object_of_the_command_line() -> None:
         "success_interval": {"base": [low, high], "tuned_fresh": None, "tuned_refined": None},
         "diversity": {"base": 1.0, "tuned_fresh": None, "tuned_refined": None},
         "drift": None,
+        "people": None,
         "details": {"seed": 1},
     }
 

@@ -424,3 +424,72 @@ def test_broken_files_are_named(run: Path, name: str, content: str, error: type[
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"config\.toml"):
         write_report(tmp_path)
+
+
+# --------------------------------------------------------------------------- several evaluators, two judges
+
+
+def test_several_evaluators_agreement_and_what_they_disagreed_on(run: Path) -> None:
+    with LabelStore(run / "feedback.db") as store:
+        ids = [image_id(1, i) for i in range(IMAGES)]
+        # One more is good than the oracle said. By hand, of 12 verdicts 5 are good: alpha = 1 − 11 · 1 / (5 · 7).
+        store.record(1, Feedback({i: "good" if k < 3 else "bad" for k, i in enumerate(ids)}), "ben", 1.0)
+    page = Page(write_report(run))
+    assert "2 evaluators (ben, oracle)" in page.text
+    assert "said the same of 83 % of 6 images; Krippendorff’s alpha is 0.69" in page.text
+    assert "They disagreed on r0001-i0002." in page.text
+    assert page.text.count("evaluators (") == 1  # round 2 had one
+
+
+def _judged_by_people(run: Path) -> None:
+    """9 of 16 base and 14 of 16 tuned images, as two people saw them."""
+    path = run / "evaluation" / "result.json"
+    result = json.loads(path.read_text())
+    shares = {name: Measured.share([i < k for i in range(16)]) for name, k in (("base", 9), ("tuned_fresh", 14))}
+    result["people"] = {
+        "judge": "web",
+        "evaluators": ["ann", "ben"],
+        "images": 16,
+        "success": {name: m.value for name, m in shares.items()} | {"tuned_refined": None},
+        "success_interval": {name: [m.low, m.high] for name, m in shares.items()} | {"tuned_refined": None},
+        "judged": {"base": 16, "tuned_fresh": 16, "tuned_refined": 0},
+        "agreement": {
+            "images": 32,
+            "share": 0.875,
+            "alpha": 0.71,
+            "good_by_people_only": 3,
+            "good_by_oracle_only": 1,
+        },
+        "verdicts": {},
+    }
+    path.write_text(json.dumps(result))
+
+
+def test_both_judges_are_shown(run: Path) -> None:
+    _judged_by_people(run)
+    page = Page(write_report(run))
+    for said in (
+        "Success on fresh noise rose from 25 % to 75 % after 12 labels.",
+        "5 of 20 images",
+        "As ann, ben saw it",
+        "9 of 16 images",
+        "14 of 16 images",
+        "said the same of 88 % of these 32 images (Krippendorff’s alpha 0.71); 3 only they called good, 1 only the judge",
+    ):
+        assert said in page.text, said
+    assert len(page.all("article")) == 6
+    assert page.open == []
+
+
+def test_people_speak_where_no_judge_can(run: Path) -> None:
+    _judged_by_people(run)
+    path = run / "evaluation" / "result.json"
+    unknown = dict.fromkeys(("base", "tuned_fresh", "tuned_refined"))
+    result = {**json.loads(path.read_text()), "success": unknown, "success_interval": unknown}
+    result["people"]["agreement"] = None
+    path.write_text(json.dumps(result))
+    page = Page(write_report(run))
+    assert "Success on fresh noise, as ann, ben saw it, rose from 56 % to 88 %" in page.text
+    assert "Success is not known" not in page.text
+    assert "The task’s judge said" not in page.text
+    assert len(page.all("article")) == 3

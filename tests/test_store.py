@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from hero.errors import FeedbackError, RunError
-from hero.feedback import SCHEMA_VERSION, LabelStore, Mark
-from hero.types import Feedback, Verdict, image_id
+from hero.feedback import SCHEMA_VERSION, LabelStore, Mark, Progress
+from hero.types import Answer, Feedback, Verdict, image_id
 
 IDS = [image_id(1, index) for index in range(6)]
 ANSWER = Feedback({IDS[2]: "good", IDS[0]: "bad", IDS[1]: "good"}, best=IDS[2])
@@ -177,6 +177,9 @@ def test_a_score_that_is_not_finite_stores_nothing(store: LabelStore) -> None:
         "UPDATE submissions SET evaluator = 'eve'",
         "DELETE FROM submissions",
         "INSERT OR REPLACE INTO submissions (round, evaluator, created_at) VALUES (1, 'ada', '')",
+        "UPDATE answers SET rule = 'unanimity'",
+        "DELETE FROM answers",
+        "INSERT OR REPLACE INTO answers (round, feedback, evaluators, rule, created_at) VALUES (1, '{}', '[]', '', '')",
     ],
 )
 def test_the_file_refuses_changes_from_any_program(store: LabelStore, path: Path, statement: str) -> None:
@@ -308,6 +311,138 @@ def test_files_that_are_no_label_store_are_refused(tmp_path: Path) -> None:
         LabelStore(tmp_path / "missing" / "feedback.db")
     with pytest.raises(RunError, match="driver"):
         LabelStore("nonsense://somewhere/labels")
+
+
+# ---------------------------------------------------------------------------------------------- several evaluators
+
+
+def mark_and_submit_twice(store: LabelStore) -> None:
+    with store.edit(1, "bob") as draft:
+        draft.mark(Mark(IDS[0], "verdict", "good"))
+        draft.submit()
+        draft.submit()
+
+
+def test_a_draft_reads_and_writes_in_one_go(store: LabelStore) -> None:
+    store.mark(1, "ada", Mark(IDS[0], "verdict", "good"), Mark(IDS[0], "best", "yes"))
+    with store.edit(1, "ada") as draft:
+        assert draft.given == Feedback({IDS[0]: "good"}, best=IDS[0])
+        draft.mark(*(Mark(i, "verdict", "bad") for i in IDS if i not in draft.given.verdicts))
+        assert len(draft.given.verdicts) == 6
+        draft.submit(seconds=3.0)
+    assert store.submission(1, "ada") == store.given(1, "ada") == draft.given
+    with pytest.raises(FeedbackError, match="already submitted"), store.edit(1, "ada"):
+        pass
+    with pytest.raises(FeedbackError, match="already"):
+        mark_and_submit_twice(store)
+    assert store.given(1, "bob") == Feedback()
+
+
+def test_progress_and_submissions_are_told_by_evaluator(store: LabelStore) -> None:
+    assert (store.progress(1), store.revision()) == ((), (0, 0))
+    store.mark(1, "zoe", Mark(IDS[0], "verdict", "good"), Mark(IDS[1], "verdict", "bad"))
+    store.mark(1, "zoe", Mark(IDS[1], "verdict", None))
+    store.record(1, ANSWER, "ada", 1.0)
+    assert store.progress(1) == (Progress("ada", 3, True), Progress("zoe", 1, False))
+    assert store.revision() == (7, 1)
+    store.submit(1, "zoe")
+    assert list(store.submissions(1)) == list(store.submitters(1)) == ["ada", "zoe"]
+    assert store.submissions(1)["zoe"] == Feedback({IDS[0]: "good"})
+    assert (store.count(), store.count(1), store.count(2)) == (7, 7, 0)
+
+
+def test_the_answer_to_a_round_is_one_and_stays(store: LabelStore) -> None:
+    store.mark(1, "ada", Mark(IDS[0], "verdict", "good"))
+    store.submit(1, "ada")
+    assert store.answer(1) is None
+    answer = Answer(Feedback({IDS[0]: "good"}), ("ada", "bob"), "lead:ada", (IDS[1],))
+    store.conclude(1, answer)
+    assert store.answer(1) == answer
+    with pytest.raises(RunError, match="round 1 has an answer already"):
+        store.conclude(1, answer)
+    store.record(1, ANSWER, "cid", 1.0)  # too late: kept, but not what is learnt from
+    assert store.answer(1) == answer
+    store.record(2, ANSWER, "cid", 1.0)
+    assert store.answer(2) == Answer.of(ANSWER, "cid")
+
+
+@settings(max_examples=60, deadline=None)
+@given(feedback=feedbacks)
+def test_answers_survive_the_round_trip_in_order(feedback: Feedback) -> None:
+    with LabelStore("sqlite://") as store:
+        store.record(1, feedback, "ada", 1.0)
+        assert in_order(store.answer(1)) == in_order(feedback)
+
+
+# ---------------------------------------------------------------------------------------------- version 1
+
+
+@pytest.fixture
+def version_1(path: Path) -> Path:
+    """A store as version 1 wrote it."""
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "data" / "feedback-v1.sql").read_text())
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    return path
+
+
+def rows(path: Path, table: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    found = connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+    connection.close()
+    return found
+
+
+def test_a_store_of_version_1_is_upgraded_in_place(version_1: Path) -> None:
+    before = rows(version_1, "labels"), rows(version_1, "submissions")
+    for _ in range(2):  # once upgraded, there is nothing more to do
+        with LabelStore(version_1) as store:
+            first, second = store.answer(1), store.answer(2)
+            assert first == Answer.of(Feedback(dict.fromkeys(("r0001-i0002", "r0001-i0001"), "good")
+                | dict.fromkeys(("r0001-i0000", "r0001-i0003"), "bad"), best="r0001-i0002"), "oracle")  # fmt: skip
+            assert second == Answer.of(Feedback({"r0002-i0000": "bad", "r0002-i0003": "good"}, "r0002-i0003"), "zoe")
+            assert in_order(first) == in_order(store.submission(1))
+            assert store.answer(3) is None
+            assert store.given(3, "ada") == Feedback({"r0003-i0000": "good"})
+    assert (rows(version_1, "labels"), rows(version_1, "submissions")) == before
+    assert [row[-1] for row in rows(version_1, "answers")] == [row[-1] for row in before[1][:2]]
+    with LabelStore(version_1) as store:
+        store.mark(3, "ada", Mark("r0003-i0001", "verdict", "bad"))
+        assert [label.id for label in store.labels()][-1] == 18
+    assert schema_of(version_1) == schema_of_a_new_store(version_1.with_name("new.db"))
+
+
+def schema_of(path: Path) -> set[tuple[str, str]]:
+    connection = sqlite3.connect(path)
+    found = set(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall())
+    connection.close()
+    return found
+
+
+def schema_of_a_new_store(path: Path) -> set[tuple[str, str]]:
+    LabelStore(path).close()
+    return schema_of(path)
+
+
+def test_a_kill_in_the_middle_of_the_upgrade_leaves_version_1(version_1: Path) -> None:
+    before = schema_of(version_1)
+    program = (
+        "import os, signal, sys\n"
+        "import sqlalchemy as sa\n"
+        "from sqlalchemy import event\n"
+        "from hero.feedback import LabelStore\n"
+        "def kill(connection, cursor, statement, *rest):\n"
+        "    if statement.startswith('UPDATE meta'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "event.listen(sa.Engine, 'before_cursor_execute', kill)\n"
+        "LabelStore(sys.argv[1])\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program, str(version_1)], check=False)
+    assert finished.returncode == -signal.SIGKILL
+    assert schema_of(version_1) == before
+    with LabelStore(version_1) as store:
+        assert store.answer(1) is not None
 
 
 def _record_one(path: Path, name: str) -> None:

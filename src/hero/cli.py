@@ -22,7 +22,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import hero
-from hero.config import Config, load_toml, merge, parse_assignments
+from hero.config import Config, load_toml, merge, parse_assignments, validate
 from hero.console import closing_lines, progress_bar, round_line, say, success_lines, table_lines
 from hero.errors import ConfigError, HeroError, RunError, nearest
 
@@ -207,18 +207,28 @@ def resume(
 def evaluate(
     run: Run,
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images per figure; default: the run's evaluation.images.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Images per figure; default: the run's evaluation.images, for people 48 of them."
+        ),
     ] = None,
     prompt: Prompts = None,
-    evaluator: Annotated[str, typer.Option(metavar="WHO", help="Who judges: oracle (the task's judge).")] = "oracle",
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            metavar="WHO", help="Who judges: oracle (the task's judge), module:callable or a reward model, blind."
+        ),
+    ] = "oracle",
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against its base model: success, diversity, drift. Writes evaluation/ in the run."""
-    if evaluator != "oracle":
-        raise ConfigError(f"--evaluator {evaluator!r}: this version evaluates with the task's oracle only")
     prompts = _not_empty(prompt)
     console = Console(stderr=as_json)
-    result = _evaluate(_load_trained(run), console, images=images, prompts=prompts)
+    if evaluator == "oracle":
+        result = _evaluate(_load_trained(run), console, images=images, prompts=prompts)
+    else:
+        with _interruptible(run, f"hero evaluate {run} --evaluator {evaluator}"):
+            result = _evaluate_blind(run, evaluator, console, images=images, prompts=prompts)
     if as_json:
         _print_json(result)
     else:
@@ -289,6 +299,69 @@ def tasks(as_json: AsJson = False) -> None:
         more = f" (and {len(task.prompts) - 1} more)" if len(task.prompts) > 1 else ""
         rows.append((task.name, task.title, task.kind, task.base_success, task.prompts[0] + more))
     say(Console(), *table_lines(rows), "", "hero train --task NAME")
+
+
+feedback_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Labels out of a run, and into a new one.")
+app.add_typer(feedback_app, name="feedback")
+
+
+@feedback_app.command("export")
+def feedback_export(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="jsonl (every mark, with images), parquet (an image a row) or pickapic."
+        ),
+    ] = "jsonl",
+) -> None:
+    """Write a run's labels, with their images, for other programs or for `hero feedback import`."""
+    from hero.feedback.export import export_feedback
+
+    exported = export_feedback(run, format_, out)
+    lines = [f"{exported.rows} rows   {exported.file}"]
+    if exported.missing:
+        lines.append(f"{len(exported.missing)} images are gone from the run, {exported.missing[0]} for one")
+    say(Console(), *lines)
+
+
+@feedback_app.command("import")
+def feedback_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or one of your own.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Start a run from labels that exist; `hero resume` goes on with it."""
+    from hero.feedback.importing import read_labels
+    from hero.methods import configure
+    from hero.run import RunDirectory
+
+    labels = read_labels(file)
+    beside = file.parent / "config.toml"
+    own = parse_assignments(settings or [])
+    if config_file is None and not beside.is_file():
+        config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)
+    else:
+        config = validate(merge(load_toml(config_file or beside), own))
+    RunDirectory.check_free(out)
+    _quiet_libraries()
+    from hero.starting import start_from_labels
+
+    console = Console()
+    with _interruptible(out):
+        started = start_from_labels(
+            labels, config, out, on_round=lambda round_: say(console, f"round {round_}: the same images, learnt from")
+        )
+    if started.seeded:
+        say(console, f"{started.seeded} labelled images came in as round 0: representation and best image, no more")
+    if started.unused:
+        say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
+    say(console, f"hero resume {out}  # goes on learning")
 
 
 bench_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Benchmarks; each goes on where it was stopped.")
@@ -454,6 +527,28 @@ def _evaluate(
     return result.to_dict()
 
 
+def _evaluate_blind(
+    run: Path, evaluator: str, console: Console, *, images: int | None, prompts: list[str] | None
+) -> dict[str, Any]:
+    """Draws what is not drawn yet, and has `evaluator` judge it."""
+    from hero.evaluators import resolve_judge
+    from hero.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    judge = resolve_judge(evaluator, directory.config)
+    _quiet_libraries()
+    from hero.evaluation.people import PEOPLE_IMAGES, judge_blind, stored_evaluation
+
+    count = images or PEOPLE_IMAGES
+    if stored_evaluation(directory, count, prompts) is None:
+        _evaluate(_load_trained(run), console, images=count, prompts=prompts)
+
+    def on_round(done: int, rounds: int) -> None:
+        say(console, f"round {done}/{rounds} judged")
+
+    return judge_blind(directory, judge, judge=evaluator, images=count, on_round=on_round)
+
+
 def _not_empty(prompts: list[str] | None) -> list[str] | None:
     if prompts and not all(prompt.strip() for prompt in prompts):
         raise ConfigError("--prompt is empty; give the text to draw")
@@ -471,13 +566,13 @@ def _load_trained(run: Path) -> TrainedRun:
 
 
 @contextmanager
-def _interruptible(run: Path) -> Iterator[None]:
-    """Ctrl-C within it says how to go on."""
+def _interruptible(run: Path, command: str = "") -> Iterator[None]:
+    """Ctrl-C within it says that `command`, else `hero resume`, goes on."""
     try:
         yield
     except KeyboardInterrupt:
-        begun = (run / "config.toml").exists()
-        _complain(f"stopped; `hero resume {run}` goes on from here" if begun else "stopped; nothing was written")
+        begun, command = (run / "config.toml").exists(), command or f"hero resume {run}"
+        _complain(f"stopped; `{command}` goes on from here" if begun else "stopped; nothing was written")
         raise typer.Exit(_INTERRUPTED) from None
 
 

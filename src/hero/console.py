@@ -80,18 +80,27 @@ def success_lines(result: Mapping[str, Any]) -> list[str]:
         lines = ["success: unknown, no judge was made for this model and these prompts"]
     else:
         lines = [f"success on {result['images']} held-out images a row (95 % interval), {result['labels']} labels"]
-        for key, name in _SETS.items():
-            value, interval = result["success"][key], result["success_interval"][key]
-            shown = (
-                "none"
-                if value is None
-                else f"{_percent(value):>5}  ({_percent(interval[0])} to {_percent(interval[1])})"
-            )
-            lines.append(f"  {name:<27} {shown}")
+        lines += _share_lines(result)
+    people = result.get("people")
+    if people is not None:
+        who = ", ".join(people["evaluators"])
+        lines += [f"success on {people['images']} held-out images a row, blind, by {who}", *_share_lines(people)]
+        if people["agreement"] is not None:
+            lines.append(f"  agreement with the task's judge: {_percent(people['agreement']['share'])}")
     for name, value in (("diversity", result["diversity"]["tuned_fresh"]), ("drift", result["drift"])):
         if value is not None:
             meaning = {"diversity": "of the base model's, on fresh noise", "drift": "on unrelated prompts (0 is none)"}
             lines.append(f"{name}: {value:.2f} {meaning[name]}")
+    return lines
+
+
+def _share_lines(result: Mapping[str, Any]) -> list[str]:
+    """One line for each image set."""
+    lines = []
+    for key, name in _SETS.items():
+        value, interval = result["success"][key], result["success_interval"][key]
+        shown = f"{_percent(value):>5}  ({_percent(interval[0])} to {_percent(interval[1])})" if interval else "none"
+        lines.append(f"  {name:<27} {shown}")
     return lines
 
 

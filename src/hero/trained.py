@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from hero.errors import ConfigError, RunError
-from hero.evaluation import EvaluationResult, evaluate
+from hero.evaluation import SETS, EvaluationResult, evaluate
+from hero.evaluation.people import people_said
 from hero.noise import FeedbackNoise, InitialNoise, StandardNoise
 from hero.policies import load_policy
 from hero.rollout import draw_images
@@ -80,8 +81,9 @@ class TrainedRun:
         training = sum(line[key] for line in self.history for key in ("seconds_sampling", "seconds_updating"))
         seconds = {"seconds_training": training, "seconds_evaluating": time.monotonic() - started}
         result = dataclasses.replace(result, details={**result.details, **seconds})
-        for name, pictures in sets.items():
-            self.directory.write_images_under(f"evaluation/{name}", pictures)
+        for name in (*SETS, "unrelated_base", "unrelated_tuned"):  # those of an earlier evaluation do not stay
+            self.directory.write_images_under(f"evaluation/{name}", sets.get(name, ()))
+        result = dataclasses.replace(result, people=people_said(self.directory, result.to_dict()))
         self.directory.write_text("evaluation/result.json", json.dumps(result.to_dict(), indent=1) + "\n")
         return result
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "Answer",
     "BestImage",
     "Feedback",
     "ImageBatch",
@@ -214,6 +215,25 @@ class Feedback:
         """Ids marked bad, in the order given."""
         return tuple(i for i, verdict in self.verdicts.items() if verdict is Verdict.BAD)
 
+    def ordered(self, batch: ImageBatch) -> Feedback:
+        """The same statements in the order of `batch`: what is learnt does not depend on the order of the clicks."""
+        place = {i: k for k, i in enumerate([*(best.id for best in batch.best), *batch.ids])}
+        return Feedback(
+            {i: self.verdicts[i] for i in batch.ids if i in self.verdicts},
+            sorted(self.best, key=place.__getitem__),
+            {i: self.scores[i] for i in batch.ids if i in self.scores},
+            sorted(self.pairs, key=lambda pair: (place[pair[0]], place[pair[1]])),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "verdicts": {i: str(verdict) for i, verdict in self.verdicts.items()},
+            "best": list(self.best),
+            "scores": dict(self.scores),
+            "pairs": [list(pair) for pair in self.pairs],
+        }
+
     def check(self, batch: ImageBatch) -> None:
         """Raises FeedbackError if this does not answer `batch`: an unknown image id, a best that is neither
         good in this batch nor kept from before, two bests for one prompt, a pair across prompts, or a score
@@ -247,6 +267,49 @@ class Feedback:
                     f"feedback for round {where}: two best images for the prompt {prompt!r}; name one per prompt"
                 )
             prompts.add(prompt)
+
+
+@dataclass(frozen=True, init=False)
+class Answer(Feedback):
+    """What a round is learnt from, put together of what evaluators submitted to the label store.
+
+    Attributes:
+        evaluators: whose submissions.
+        rule: how they were combined: "majority", "unanimity" or "lead:NAME".
+        disagreements: images of which they said different things.
+    """
+
+    evaluators: tuple[str, ...] = ()
+    rule: str = "majority"
+    disagreements: tuple[ImageId, ...] = ()
+
+    def __init__(
+        self,
+        feedback: Feedback,
+        evaluators: Sequence[str],
+        rule: str = "majority",
+        disagreements: Sequence[ImageId] = (),
+    ) -> None:
+        super().__init__(feedback.verdicts, feedback.best, feedback.scores, feedback.pairs)
+        object.__setattr__(self, "evaluators", tuple(evaluators))
+        object.__setattr__(self, "rule", rule)
+        object.__setattr__(self, "disagreements", tuple(disagreements))
+
+    @classmethod
+    def of(cls, feedback: Feedback, evaluator: str) -> Answer:
+        """The answer of one evaluator alone."""
+        return cls(feedback, (evaluator,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict of the feedback and of the disagreements."""
+        return {**super().to_dict(), "disagreements": list(self.disagreements)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], evaluators: Sequence[str], rule: str) -> Answer:
+        """The inverse of `to_dict`."""
+        pairs = [(winner, loser) for winner, loser in values["pairs"]]
+        feedback = Feedback(values["verdicts"], values["best"], values["scores"], pairs)
+        return cls(feedback, evaluators, rule, values["disagreements"])
 
 
 def _require_known(ids: Iterable[ImageId], known: Collection[ImageId], round_: int, what: str) -> None:

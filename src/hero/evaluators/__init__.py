@@ -15,9 +15,20 @@ from hero.evaluators.callable import load_evaluator
 from hero.evaluators.check import check_evaluator
 from hero.evaluators.oracle import Oracle
 from hero.evaluators.protocols import Evaluator, LiveEvaluator
+from hero.evaluators.reward_model import RewardModel, is_reward_model, load_reward_model, require_threshold
 from hero.tasks import get_task
 
-__all__ = ["Evaluator", "LiveEvaluator", "Oracle", "check_evaluator", "load_evaluator", "resolve"]
+__all__ = [
+    "Evaluator",
+    "LiveEvaluator",
+    "Oracle",
+    "RewardModel",
+    "check_evaluator",
+    "load_evaluator",
+    "load_reward_model",
+    "resolve",
+    "resolve_judge",
+]
 
 _OWN = "name an evaluator of your own with --evaluator module:callable"
 
@@ -30,11 +41,25 @@ def resolve(config: Config) -> Evaluator | LiveEvaluator:
             answers come from the caller.
     """
     name = config.evaluator.name
+    if is_reward_model(name):
+        return load_reward_model(name, config.model.device)
     if ":" in name:
         return load_evaluator(name)
     if name not in _BUILT_IN:
         raise ConfigError(f"unknown evaluator {name!r}; {nearest(name, _BUILT_IN)}, or module:callable")
     return _BUILT_IN[name](config)
+
+
+def resolve_judge(name: str, config: Config) -> Evaluator | LiveEvaluator:
+    """The evaluator called `name` as a judge of finished images, who says good or bad of each.
+
+    Raises:
+        ConfigError: as `resolve`; or a reward model without a threshold, whose share of good images is given and
+            says nothing.
+    """
+    if is_reward_model(name):
+        require_threshold(name)
+    return resolve(config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": name})}))
 
 
 def _oracle(config: Config) -> Evaluator:

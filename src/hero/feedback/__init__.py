@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from hero.feedback.store import SCHEMA_VERSION, Label, LabelStore, Mark
+from hero.feedback.channel import Channel, Command, DeskState, Event
+from hero.feedback.marks import Mark
+from hero.feedback.schema import SCHEMA_VERSION
+from hero.feedback.store import Draft, Label, LabelStore, Progress
 
-__all__ = ["SCHEMA_VERSION", "Label", "LabelStore", "Mark"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Channel",
+    "Command",
+    "DeskState",
+    "Draft",
+    "Event",
+    "Label",
+    "LabelStore",
+    "Mark",
+    "Progress",
+]

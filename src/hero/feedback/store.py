@@ -1,81 +1,35 @@
 """The label store: every mark that an evaluator ever made, append-only, in SQLite or any SQLAlchemy URL.
 
-A *mark* is one statement about one image; later marks override earlier ones. A *submission* closes a round
-for one evaluator. What a call has returned from is on disk (WAL, synchronous=FULL). Imports no torch.
+A *mark* is one statement about one image; later marks override earlier ones. A *submission* closes a round for one
+evaluator; an *answer* is what the run learns the round from. What a call has returned from is on disk (WAL,
+synchronous=FULL). Imports no torch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Self
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from hero.errors import FeedbackError, RunError
-from hero.types import Feedback, ImageId, Verdict
+from hero.feedback import schema
+from hero.feedback.database import Database, now
+from hero.feedback.marks import Kind, Mark, Statement, marks_of, replay, withdrawals_of
+from hero.types import Answer, Feedback, ImageId
 
-__all__ = ["SCHEMA_VERSION", "Label", "LabelStore", "Mark"]
+__all__ = ["Draft", "Label", "LabelStore", "Progress"]
 
-SCHEMA_VERSION = 1
 _PAGE = 1000
-_CHOSEN = "yes"
-
-Kind = Literal["verdict", "best", "score", "pair"]
-_Row = tuple[ImageId, Kind, str | None, ImageId | None]
-"""(image, kind, value, other) of a stored mark."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One statement of an evaluator about one image.
-
-    Attributes:
-        image_id: the image; the winner of a pair.
-        kind: what is stated.
-        value: "good" or "bad" for a verdict, a finite number for a score, "yes" for a best image or a pair;
-            None withdraws what was stated before.
-        other: the loser of a pair, else None.
-        suggested: what the evaluator was shown as a suggestion, if anything.
-        seconds: time that this mark took, if known.
-
-    Raises:
-        FeedbackError: the value does not fit the kind, or `other` is missing or too many.
-    """
-
-    image_id: ImageId
-    kind: Kind
-    value: str | None
-    other: ImageId | None = None
-    suggested: str | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            known = ", ".join(get_args(Kind))
-            raise FeedbackError(f"mark of {self.image_id}: unknown kind {self.kind!r}; known: {known}")
-        if (self.kind == "pair") != (self.other is not None):
-            raise FeedbackError(f"mark of {self.image_id}: a pair, and only a pair, names another image")
-        if self.value is not None and not _fits(self.kind, self.value):
-            raise FeedbackError(f"mark of {self.image_id}: {self.value!r} is no value of a {self.kind}")
-
-
-def _fits(kind: Kind, value: str) -> bool:
-    if kind == "verdict":
-        return value in tuple(Verdict)
-    if kind == "score":
-        try:
-            return math.isfinite(float(value))
-        except ValueError:
-            return False
-    return value == _CHOSEN
+_EDITING = 0x4E121  # of PostgreSQL's advisory locks
+_labels, _submissions, _answers = schema.labels, schema.submissions, schema.answers
 
 
 @dataclass(frozen=True)
@@ -94,79 +48,50 @@ class Label:
     created_at: datetime
 
 
-_metadata = sa.MetaData()
-# SQLite numbers rows by an INTEGER key only; other databases should not run out at 2³¹.
-_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+@dataclass(frozen=True)
+class Progress:
+    """How far one evaluator is in a round: images with a verdict, and whether the answer is submitted."""
 
-_meta = sa.Table(
-    "meta",
-    _metadata,
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("value", sa.String, nullable=False),
-)
-_labels = sa.Table(
-    "labels",
-    _metadata,
-    sa.Column("id", _Key, primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("evaluator", sa.String, nullable=False),
-    sa.Column("image_id", sa.String, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("value", sa.String),
-    sa.Column("other", sa.String),
-    sa.Column("suggested", sa.String),
-    sa.Column("seconds", sa.Double),
-    # ISO 8601 text: the same instant, to the microsecond and with its zone, in every database.
-    sa.Column("created_at", sa.String, nullable=False),
-    sa.Index("labels_by_round", "round", "evaluator"),
-    sqlite_autoincrement=True,
-)
-_submissions = sa.Table(
-    "submissions",
-    _metadata,
-    sa.Column("id", _Key, primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("evaluator", sa.String, nullable=False),
-    sa.Column("seconds", sa.Double),
-    sa.Column("created_at", sa.String, nullable=False),
-    sa.UniqueConstraint("round", "evaluator"),
-    sqlite_autoincrement=True,
-)
+    name: str
+    marked: int
+    submitted: bool
 
 
-def _refuse(table: sa.Table, operation: str, when: str = "") -> None:
-    """Has SQLite refuse `operation` on `table` (where `when` holds), by whatever program."""
-    name = f"{table.name}_no_{'replace' if when else operation.lower()}"
-    statement = (
-        f"CREATE TRIGGER {name} BEFORE {operation} ON {table.name} {when} "
-        f"BEGIN SELECT RAISE(ABORT, '{table.name} are append-only'); END"
-    )
+class Draft:
+    """One evaluator's open answer to a round, within one transaction (see `LabelStore.edit`).
 
-    def create(_target: sa.Table, connection: sa.Connection, **_: Any) -> None:
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(statement)
+    Attributes:
+        given: what the marks so far amount to, those made here included.
+    """
 
-    event.listen(table, "after_create", create)
+    def __init__(self, connection: sa.Connection, round_: int, evaluator: str) -> None:
+        self._connection = connection
+        self._round = round_
+        self._evaluator = evaluator
+        self._statements = _rows(connection, round_, evaluator)
+        self.given = replay(self._statements)
 
+    def mark(self, *marks: Mark) -> None:
+        """Adds marks."""
+        _insert_marks(self._connection, self._round, self._evaluator, marks)
+        self._statements += [(mark.image_id, mark.kind, mark.value, mark.other) for mark in marks]
+        self.given = replay(self._statements)
 
-for _table in (_labels, _submissions):
-    _refuse(_table, "UPDATE")
-    _refuse(_table, "DELETE")
-# INSERT OR REPLACE deletes the old row without firing its DELETE trigger.
-_refuse(_labels, "INSERT", "WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id)")
-_refuse(
-    _submissions,
-    "INSERT",
-    "WHEN EXISTS (SELECT 1 FROM submissions WHERE id = NEW.id OR (round = NEW.round AND evaluator = NEW.evaluator))",
-)
+    def submit(self, seconds: float | None = None) -> None:
+        """Closes the round for this evaluator."""
+        _insert_submission(self._connection, self._round, self._evaluator, seconds)
 
 
 class LabelStore:
     """The labels of a run.
 
     Args:
-        location: path of an SQLite file, made if it is missing, or an SQLAlchemy URL (anything with "://").
+        location: path of an SQLite file, made if it is missing, or an SQLAlchemy URL (anything with "://"). A store of
+            schema version 1 is upgraded in place; its labels stay as they are.
         busy_seconds: how long to wait for another program that is writing to the SQLite file.
+
+    Attributes:
+        database: where it is kept; events and commands are there too (see `Channel`).
 
     Raises:
         RunError: the store cannot be opened, is no label store, or was written by a newer version of hero;
@@ -175,14 +100,35 @@ class LabelStore:
     """
 
     def __init__(self, location: str | Path = "feedback.db", *, busy_seconds: float = 30.0) -> None:
-        self._busy_seconds = busy_seconds
-        self._engine = _engine(location, busy_seconds)
-        self._name = self._engine.url.render_as_string(hide_password=True) if "://" in str(location) else str(location)
-        try:
-            self._open_schema()
-        except BaseException:
-            self.close()
-            raise
+        self.database = Database(location, busy_seconds, _answers_from_submissions)
+
+    # ------------------------------------------------------------------ evaluators write
+
+    @contextmanager
+    def edits(self) -> Iterator[Callable[[int, str], Draft]]:
+        """A transaction on any number of open answers: what is read in it holds until it is written, all or nothing.
+
+        Gives a function of round and evaluator that opens a draft, and raises FeedbackError if it is submitted.
+        """
+        with self.database.transaction(write=True) as connection:
+            if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_EDITING)))
+
+            def edit(round_: int, evaluator: str) -> Draft:
+                _require_open(connection, round_, evaluator)
+                return Draft(connection, round_, evaluator)
+
+            yield edit
+
+    @contextmanager
+    def edit(self, round_: int, evaluator: str) -> Iterator[Draft]:
+        """A transaction on `evaluator`'s open answer.
+
+        Raises:
+            FeedbackError: `evaluator` has submitted `round_` already.
+        """
+        with self.edits() as edit:
+            yield edit(round_, evaluator)
 
     def mark(self, round_: int, evaluator: str, *marks: Mark) -> None:
         """Stores marks as they are made, all of them or none.
@@ -192,22 +138,23 @@ class LabelStore:
         Raises:
             FeedbackError: `evaluator` has submitted `round_` already.
         """
-        with self._transaction(write=True) as connection:
-            _require_open(connection, round_, evaluator)
-            _insert_marks(connection, round_, evaluator, marks)
+        with self.edit(round_, evaluator) as draft:
+            draft.mark(*marks)
 
     def submit(self, round_: int, evaluator: str, seconds: float | None = None) -> None:
-        """Closes `round_` for `evaluator`: the marks so far are the answer.
+        """Closes `round_` for `evaluator`: the marks so far are their answer.
 
         Raises:
             FeedbackError: `evaluator` has submitted `round_` already.
         """
-        with self._transaction(write=True) as connection:
-            _require_open(connection, round_, evaluator)
-            _insert_submission(connection, round_, evaluator, seconds)
+        with self.edit(round_, evaluator) as draft:
+            draft.submit(seconds)
+
+    # ------------------------------------------------------------------ the run writes
 
     def record(self, round_: int, feedback: Feedback, evaluator: str, seconds: float) -> None:
-        """Stores a whole answer, marks and submission, in one transaction; on disk when this returns.
+        """Stores what an evaluator in this process answered: marks, submission, and the round's answer if it has none
+        yet, in one transaction; on disk when this returns.
 
         An answer says everything: marks that `evaluator` made in this round before are withdrawn by it.
 
@@ -220,34 +167,82 @@ class LabelStore:
         Raises:
             FeedbackError: `evaluator` has submitted `round_` already, or a score is not finite.
         """
-        with self._transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             _require_open(connection, round_, evaluator)
-            earlier = _replay(_rows(connection, round_, evaluator))
-            _insert_marks(connection, round_, evaluator, [*_withdrawals(earlier), *_marks(feedback)])
+            earlier = replay(_rows(connection, round_, evaluator))
+            _insert_marks(connection, round_, evaluator, [*withdrawals_of(earlier), *marks_of(feedback)])
             _insert_submission(connection, round_, evaluator, seconds)
+            if _answer(connection, round_) is None:
+                _insert_answer(connection, round_, Answer.of(feedback, evaluator), now())
+
+    def conclude(self, round_: int, answer: Answer) -> None:
+        """Stores what the run learns `round_` from, put together of submissions that are here already.
+
+        Raises:
+            RunError: the round has an answer.
+        """
+        with self.database.transaction(write=True) as connection:
+            if _answer(connection, round_) is not None:
+                raise RunError(f"round {round_} has an answer already; resume the run, which learns from it")
+            _insert_answer(connection, round_, answer, now())
+
+    # ------------------------------------------------------------------ anyone reads
+
+    def given(self, round_: int, evaluator: str) -> Feedback:
+        """What `evaluator` has marked in `round_` so far, submitted or not."""
+        with self.database.transaction(write=False) as connection:
+            return replay(_rows(connection, round_, evaluator))
+
+    def progress(self, round_: int) -> tuple[Progress, ...]:
+        """How far each evaluator of `round_` is, by name."""
+        with self.database.transaction(write=False) as connection:
+            query = sa.select(_labels.c.evaluator).where(_labels.c.round == round_).distinct()
+            submitted = set(_submitters(connection, round_))
+            names = sorted(submitted.union(connection.execute(query).scalars()))
+            marked = {name: len(replay(_rows(connection, round_, name)).verdicts) for name in names}
+        return tuple(Progress(name, marked[name], name in submitted) for name in names)
+
+    def revision(self) -> tuple[int, int]:
+        """Grows with every mark and submission: cheap to ask whether there is anything new."""
+        newest = [sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)) for table in (_labels, _submissions)]
+        with self.database.transaction(write=False) as connection:
+            marks, submissions = (int(connection.execute(query).scalar_one()) for query in newest)
+        return marks, submissions
 
     def submission(self, round_: int, evaluator: str | None = None) -> Feedback | None:
-        """The answer to `round_` as recorded, in the same order; None if there is none (yet).
+        """What one evaluator submitted for `round_`, in the order marked; None if there is nothing (yet).
 
         Args:
             round_: from 1.
             evaluator: whose; None: of whoever submitted first.
         """
-        query = sa.select(_submissions.c.evaluator).where(_submissions.c.round == round_)
-        if evaluator is not None:
-            query = query.where(_submissions.c.evaluator == evaluator)
-        with self._transaction(write=False) as connection:
-            who = connection.execute(query.order_by(_submissions.c.id).limit(1)).scalar_one_or_none()
-            return None if who is None else _replay(_rows(connection, round_, who))
+        with self.database.transaction(write=False) as connection:
+            names = [name for name in _submitters(connection, round_) if evaluator in (None, name)]
+            return replay(_rows(connection, round_, names[0])) if names else None
+
+    def submissions(self, round_: int) -> dict[str, Feedback]:
+        """What each evaluator submitted for `round_`, in order of submission."""
+        with self.database.transaction(write=False) as connection:
+            return {name: replay(_rows(connection, round_, name)) for name in _submitters(connection, round_)}
+
+    def submitters(self, round_: int) -> tuple[str, ...]:
+        """Who has submitted `round_`, in that order."""
+        with self.database.transaction(write=False) as connection:
+            return tuple(_submitters(connection, round_))
 
     def submitted_rounds(self) -> tuple[int, ...]:
         """Rounds that at least one evaluator submitted, ascending."""
         query = sa.select(_submissions.c.round).distinct().order_by(_submissions.c.round)
-        with self._transaction(write=False) as connection:
+        with self.database.transaction(write=False) as connection:
             return tuple(connection.execute(query).scalars())
 
-    def labels(self, round_: int | None = None, evaluator: str | None = None) -> Iterator[Label]:
-        """Stored marks, oldest first, overridden ones too; of one round or evaluator, or of all.
+    def answer(self, round_: int) -> Answer | None:
+        """What the run learns (or has learnt) `round_` from; None if it has not been answered yet."""
+        with self.database.transaction(write=False) as connection:
+            return _answer(connection, round_)
+
+    def labels(self, round_: int | None = None, evaluator: str | None = None, *, after: int = 0) -> Iterator[Label]:
+        """Stored marks, oldest first, overridden ones too; of one round or evaluator, or of all; with ids above `after`.
 
         Reads in pages, so that a slow consumer locks nothing.
         """
@@ -256,9 +251,9 @@ class LabelStore:
             query = query.where(_labels.c.round == round_)
         if evaluator is not None:
             query = query.where(_labels.c.evaluator == evaluator)
-        last = 0
+        last = after
         while True:
-            with self._transaction(write=False) as connection:
+            with self.database.transaction(write=False) as connection:
                 page = connection.execute(query.where(_labels.c.id > last)).all()
             for row in page:
                 values = row._asdict()
@@ -267,14 +262,17 @@ class LabelStore:
                 return
             last = page[-1].id
 
-    def count(self) -> int:
-        """Stored marks in all, overridden ones too."""
-        with self._transaction(write=False) as connection:
-            return int(connection.execute(sa.select(sa.func.count()).select_from(_labels)).scalar_one())
+    def count(self, round_: int | None = None) -> int:
+        """Stored marks of one round or in all, overridden ones too."""
+        query = sa.select(sa.func.count()).select_from(_labels)
+        if round_ is not None:
+            query = query.where(_labels.c.round == round_)
+        with self.database.transaction(write=False) as connection:
+            return int(connection.execute(query).scalar_one())
 
     def close(self) -> None:
         """Closes all connections; SQLite then folds its write-ahead log into the file."""
-        self._engine.dispose()
+        self.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -284,90 +282,9 @@ class LabelStore:
     ) -> None:
         self.close()
 
-    def _open_schema(self) -> None:
-        version = self._version()
-        if version is None:
-            with self._transaction(write=True) as connection:
-                # Asked again: another program may have made the tables while this one waited to write.
-                if not sa.inspect(connection).has_table(_meta.name):
-                    _metadata.create_all(connection, checkfirst=False)
-                    connection.execute(_meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
-            version = self._version()
-        if version != str(SCHEMA_VERSION):
-            raise RunError(
-                f"the label store {self._name} has schema version {version}, this version of hero knows "
-                f"{SCHEMA_VERSION}: upgrade hero (pip install -U hero-diffusion); the labels are untouched"
-            )
-
-    def _version(self) -> str | None:
-        """The schema version; None for an empty database."""
-        with self._transaction(write=False) as connection:
-            tables = sa.inspect(connection)
-            if tables.has_table(_meta.name):
-                query = sa.select(_meta.c.value).where(_meta.c.key == "schema_version")
-                return connection.execute(query).scalar_one_or_none() or "unknown"
-            if tables.has_table(_labels.name) or tables.has_table(_submissions.name):
-                raise RunError(f"{self._name} is a database, but not a label store; choose another path")
-            return None
-
-    @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
-        """A transaction, committed at the end; a database error becomes a RunError.
-
-        A writing one takes SQLite's write lock at once, so that what it read cannot change before it writes.
-        """
-        try:
-            with self._engine.connect().execution_options(hero_write=write) as connection, connection.begin():
-                yield connection
-        except DBAPIError as error:
-            raise RunError(self._explain(error, write)) from error
-
-    def _explain(self, error: DBAPIError, write: bool) -> str:
-        cause = str(error.orig)
-        kept = "nothing was lost: what was stored before is intact"
-        if write:
-            kept += ", and of this answer nothing was stored"
-        if "locked" in cause:
-            return (
-                f"the label store {self._name} is locked by another program (waited "
-                f"{self._busy_seconds:g} s); {kept}. Close that program and try again"
-            )
-        if "full" in cause:
-            return f"no space left for the label store {self._name}; {kept}. Free some space and try again"
-        return f"the label store {self._name} cannot be {'written' if write else 'read'} ({cause}); {kept}"
-
-
-def _engine(location: str | Path, busy_seconds: float) -> sa.Engine:
-    try:
-        is_url = "://" in str(location)
-        url = sa.make_url(str(location)) if is_url else sa.URL.create("sqlite", database=str(location))
-        connect_args = {"timeout": busy_seconds} if url.get_backend_name() == "sqlite" else {}
-        engine = sa.create_engine(url, connect_args=connect_args)
-    except (ArgumentError, ModuleNotFoundError) as error:
-        raise RunError(
-            f"cannot open the label store: {error}; give a file path, or an SQLAlchemy URL whose driver is installed"
-        ) from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # Python's sqlite3 would begin transactions on its own, and too late; `_begin_sqlite` does it.
-    connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("hero_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
 
 def _require_open(connection: sa.Connection, round_: int, evaluator: str) -> None:
-    query = sa.select(_submissions.c.id).where(_submissions.c.round == round_, _submissions.c.evaluator == evaluator)
-    if connection.execute(query).first() is not None:
+    if evaluator in _submitters(connection, round_):
         raise FeedbackError(_already(round_, evaluator))
 
 
@@ -375,8 +292,13 @@ def _already(round_: int, evaluator: str) -> str:
     return f"{evaluator!r} has already submitted round {round_}; a submitted answer stays as it is"
 
 
+def _submitters(connection: sa.Connection, round_: int) -> list[str]:
+    query = sa.select(_submissions.c.evaluator).where(_submissions.c.round == round_)
+    return list(connection.execute(query.order_by(_submissions.c.id)).scalars())
+
+
 def _insert_submission(connection: sa.Connection, round_: int, evaluator: str, seconds: float | None) -> None:
-    values = {"round": round_, "evaluator": evaluator, "seconds": seconds, "created_at": _now()}
+    values = {"round": round_, "evaluator": evaluator, "seconds": seconds, "created_at": now()}
     try:
         connection.execute(_submissions.insert().values(values))
     except IntegrityError:
@@ -385,64 +307,39 @@ def _insert_submission(connection: sa.Connection, round_: int, evaluator: str, s
 
 
 def _insert_marks(connection: sa.Connection, round_: int, evaluator: str, marks: Iterable[Mark]) -> None:
-    now = _now()
-    rows = [{"round": round_, "evaluator": evaluator, **vars(mark), "created_at": now} for mark in marks]
+    written = now()
+    rows = [{"round": round_, "evaluator": evaluator, **vars(mark), "created_at": written} for mark in marks]
     if rows:
         connection.execute(_labels.insert(), rows)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _marks(feedback: Feedback) -> list[Mark]:
-    return [
-        *(Mark(image, "verdict", str(verdict)) for image, verdict in feedback.verdicts.items()),
-        *(Mark(image, "best", _CHOSEN) for image in feedback.best),
-        *(Mark(image, "score", repr(score)) for image, score in feedback.scores.items()),
-        *(Mark(winner, "pair", _CHOSEN, other=loser) for winner, loser in feedback.pairs),
-    ]
-
-
-def _withdrawals(feedback: Feedback) -> list[Mark]:
-    return [
-        *(Mark(image, "verdict", None) for image in feedback.verdicts),
-        *(Mark(image, "best", None) for image in feedback.best),
-        *(Mark(image, "score", None) for image in feedback.scores),
-        *(Mark(winner, "pair", None, other=loser) for winner, loser in dict.fromkeys(feedback.pairs)),
-    ]
-
-
-def _rows(connection: sa.Connection, round_: int, evaluator: str) -> list[_Row]:
+def _rows(connection: sa.Connection, round_: int, evaluator: str) -> list[Statement]:
     query = sa.select(_labels.c.image_id, _labels.c.kind, _labels.c.value, _labels.c.other)
     chosen = query.where(_labels.c.round == round_, _labels.c.evaluator == evaluator)
     rows = connection.execute(chosen.order_by(_labels.c.id))
     return [(row.image_id, row.kind, row.value, row.other) for row in rows]
 
 
-def _replay(rows: Iterable[_Row]) -> Feedback:
-    """What marks, oldest first, amount to: the last of an image and kind counts, in order of the first."""
-    verdicts: dict[ImageId, str] = {}
-    scores: dict[ImageId, float] = {}
-    best: dict[ImageId, None] = {}
-    pairs: list[tuple[ImageId, ImageId]] = []
-    for image, kind, value, other in rows:
-        if kind == "verdict":
-            _set(verdicts, image, value)
-        elif kind == "score":
-            _set(scores, image, None if value is None else float(value))
-        elif kind == "best":
-            _set(best, image, value)
-        elif other is not None and value is not None:
-            pairs.append((image, other))
-        else:
-            # A pair may be stated twice, which counts twice; withdrawing it withdraws both.
-            pairs = [pair for pair in pairs if pair != (image, other)]
-    return Feedback(verdicts, tuple(best), scores, pairs)
+def _answer(connection: sa.Connection, round_: int) -> Answer | None:
+    row = connection.execute(sa.select(_answers).where(_answers.c.round == round_)).one_or_none()
+    return None if row is None else Answer.from_dict(json.loads(row.feedback), json.loads(row.evaluators), row.rule)
 
 
-def _set(held: dict[ImageId, Any], image: ImageId, value: Any) -> None:
-    if value is None:
-        held.pop(image, None)
-    else:
-        held[image] = value
+def _insert_answer(connection: sa.Connection, round_: int, answer: Answer, created_at: str) -> None:
+    values = {
+        "round": round_,
+        "feedback": json.dumps(answer.to_dict()),
+        "evaluators": json.dumps(list(answer.evaluators)),
+        "rule": answer.rule,
+        "created_at": created_at,
+    }
+    connection.execute(_answers.insert().values(values))
+
+
+def _answers_from_submissions(connection: sa.Connection) -> None:
+    """Upgrade from version 1, where a run learnt from whoever had submitted a round first."""
+    query = sa.select(_submissions).order_by(_submissions.c.round, _submissions.c.id)
+    first = {row.round: row for row in reversed(connection.execute(query).all())}
+    for round_, row in sorted(first.items()):
+        feedback = replay(_rows(connection, round_, row.evaluator))
+        _insert_answer(connection, round_, Answer.of(feedback, row.evaluator), row.created_at)

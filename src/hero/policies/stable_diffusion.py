@@ -137,6 +137,14 @@ class StableDiffusionPolicy:
         images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
 
+    @torch.no_grad()
+    def latents_of(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Final latents (N, C, h, w) under which the VAE decodes to `images`, nearly; fp32."""
+        vae = self.pipeline.vae
+        pixels = self.pipeline.image_processor.preprocess(list(images)).to(self.device, vae.dtype)
+        latents: torch.Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        return latents.float()
+
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for _, p in sorted(self.unet.named_parameters()) if p.requires_grad]
 

@@ -1,0 +1,189 @@
+"""Draws base and tuned model on held-out noises and measures success, diversity and drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hero.evaluation.features import FEATURE_MAP
+from hero.evaluation.intervals import Measured
+from hero.evaluation.prompts import unrelated_prompts
+from hero.evaluation.result import SETS, EvaluationResult
+from hero.evaluation.variety import DIVERSITY_SAMPLE, MIN_DIVERSITY_SAMPLE, diversity, drift, mean_distance
+from hero.noise import StandardNoise
+from hero.rollout import draw_images
+
+if TYPE_CHECKING:
+    from hero.config import Config
+    from hero.noise import FeedbackNoise
+    from hero.policies import Policy
+    from hero.tasks import Task
+    from hero.tinyworld.scene import Judge
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    policy: Policy,
+    task: Task | None,
+    config: Config,
+    refined: FeedbackNoise | None,
+    labels: int,
+    *,
+    images: int | None = None,
+    prompts: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[EvaluationResult, dict[str, list[Image.Image]]]:
+    """Measures the policy as it is now against its base, with the sampler of training.
+
+    Every set is drawn with the same held-out noises, which training never sees: image i of each set has the
+    same step noises, and image i of the refined set the same ξ that is the whole of z_T in the fresh ones.
+
+    Args:
+        policy: the tuned model.
+        task: the run's task; None if its prompts are the caller's own.
+        refined: the refined initial noise; None if the run has none.
+        labels: labels spent on training.
+        images: images per set; None: `config.evaluation.images`.
+        prompts: shared out evenly over the images; None: those trained on.
+        progress: is told (images drawn so far, images in all) after each micro-batch.
+
+    Returns:
+        The figures, and the images under the keys `SETS` (without "tuned_refined" where there is no refined
+        noise for these prompts) and "unrelated_base", "unrelated_tuned". Success is unknown where the task's
+        judge was not made for this model and these prompts.
+    """
+    total = config.evaluation.images if images is None else images
+    if total < 1:
+        raise ValueError(f"evaluate: images is {total}; it must be at least 1")
+    asked = tuple(prompts or config.task.prompts)
+    drawn_prompts = [asked[i % len(asked)] for i in range(total)]
+    unrelated = unrelated_prompts([*config.task.prompts, *asked])
+    sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, progress)
+
+    judge = _judge_of(task, config, asked)
+    verdicts = {name: _verdicts(judge, sets.get(name)) for name in SETS}
+    vendi, sample = _diversity_of({name: sets[name] for name in SETS if name in sets}, verdicts, config.evaluation.seed)
+    moved = [drift([a], [b]) for a, b in zip(sets["unrelated_base"], sets["unrelated_tuned"], strict=True)]
+    result = EvaluationResult(
+        task=config.task.name,
+        images=total,
+        labels=labels,
+        success={name: None if marks is None else Measured.share(marks) for name, marks in verdicts.items()},
+        diversity={name: _ratio(vendi[name], vendi["base"]) for name in SETS},
+        drift=drift(sets["unrelated_base"], sets["unrelated_tuned"]) if unrelated else None,
+        details={
+            "model": config.model.path,
+            "judge_model": None if judge is None or task is None else task.judge_model,
+            "sampler": config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
+            "seed": config.evaluation.seed,
+            "prompts": drawn_prompts,
+            "verdicts": verdicts,
+            "success_by_prompt": _by_prompt(drawn_prompts, verdicts),
+            "feature_map": FEATURE_MAP,
+            "vendi": vendi,
+            "diversity_sample": sample,
+            "diversity_of": "all images" if judge is None else "successful images",
+            "pixels_changed": float(np.mean([d.pixels_changed for d in moved])) if moved else None,
+            "drift_scale": mean_distance(sets["unrelated_base"]),
+            "drift_by_prompt": {prompt: asdict(d) for prompt, d in zip(unrelated, moved, strict=True)},
+        },
+    )
+    return result, sets
+
+
+def _draw_sets(
+    policy: Policy,
+    config: Config,
+    refined: FeedbackNoise | None,
+    prompts: Sequence[str],
+    unrelated: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, list[Image.Image]]:
+    seed, shape = config.evaluation.seed, policy.latent_shape
+    fresh = StandardNoise().sample(prompts, shape, seed=seed, round_=0, stage="evaluation-noise")
+    near_good = None
+    if refined is not None:
+        near_good = refined.sample(prompts, shape, seed=seed, round_=0, stage="evaluation-noise")
+        if torch.equal(near_good, fresh):  # it knows none of these prompts
+            near_good = None
+    total = len(prompts) * (2 if near_good is None else 3) + 2 * len(unrelated)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    def draw(wanted: Sequence[str], noise: torch.Tensor, stage: str) -> list[Image.Image]:
+        size = config.sampling.micro_batch
+        return draw_images(policy, wanted, noise, seed=seed, stage=stage, micro_batch=size, on_chunk=advance)
+
+    def draw_unrelated() -> list[Image.Image]:
+        if not unrelated:
+            return []
+        noise = StandardNoise().sample(unrelated, shape, seed=seed, round_=0, stage="drift-noise")
+        return draw(unrelated, noise, "drift-step-noise")
+
+    with policy.frozen():
+        sets = {"base": draw(prompts, fresh, "evaluation-step-noise"), "unrelated_base": draw_unrelated()}
+    sets["tuned_fresh"] = draw(prompts, fresh, "evaluation-step-noise")
+    if near_good is not None:
+        sets["tuned_refined"] = draw(prompts, near_good, "evaluation-step-noise")
+    sets["unrelated_tuned"] = draw_unrelated()
+    return sets
+
+
+def _judge_of(task: Task | None, config: Config, prompts: Sequence[str]) -> Judge | None:
+    """The task's judge if it was made for this model and all these prompts."""
+    if task is None or config.model.path != task.judge_model:
+        return None
+    return task.judge if set(prompts) <= {*task.prompts, *task.transfer_prompts} else None
+
+
+def _verdicts(judge: Judge | None, images: Sequence[Image.Image] | None) -> list[bool] | None:
+    return None if judge is None or images is None else [bool(judge(image).success) for image in images]
+
+
+def _by_prompt(
+    prompts: Sequence[str], verdicts: Mapping[str, list[bool] | None]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Prompt -> set -> {"successes", "n"}, for the sets that were judged."""
+    return {
+        prompt: {
+            name: {
+                "successes": sum(mark for p, mark in zip(prompts, marks, strict=True) if p == prompt),
+                "n": prompts.count(prompt),
+            }
+            for name, marks in verdicts.items()
+            if marks is not None
+        }
+        for prompt in dict.fromkeys(prompts)
+    }
+
+
+def _diversity_of(
+    sets: Mapping[str, Sequence[Image.Image]], verdicts: Mapping[str, list[bool] | None], seed: int
+) -> tuple[dict[str, float | None], int | None]:
+    """(Vendi score of each of `SETS`, size of the subsamples); the size is the same for all sets.
+
+    It is `DIVERSITY_SAMPLE`, or the smallest set's count where that is less; a set with fewer than
+    `MIN_DIVERSITY_SAMPLE` counting images has no score.
+    """
+    keep = {name: verdicts[name] or [verdicts[name] is None] * len(images) for name, images in sets.items()}
+    counts = [count for count in map(sum, keep.values()) if count >= MIN_DIVERSITY_SAMPLE]
+    if not counts:
+        return dict.fromkeys(SETS), None
+    n = min(DIVERSITY_SAMPLE, *counts)
+    scores = {name: diversity(sets[name], keep[name], n=n, seed=seed) if name in sets else None for name in SETS}
+    return scores, n
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return None if value is None or base is None else value / base

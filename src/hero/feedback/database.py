@@ -1,0 +1,153 @@
+"""The database behind the label store: opening it, its schema version, durable transactions, errors in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from hero.errors import RunError
+from hero.feedback import schema
+
+__all__ = ["Database", "now"]
+
+Upgrade = Callable[[sa.Connection], None]
+"""Fills the tables that version 2 added, from those of version 1."""
+
+
+class Database:
+    """An SQLite file or any SQLAlchemy URL, with the tables of `schema`; made or upgraded in place if need be.
+
+    Args:
+        location: path of an SQLite file, or an SQLAlchemy URL (anything with "://").
+        busy_seconds: how long to wait for another program that is writing to the SQLite file.
+        upgrade: called, within the transaction that upgrades a store of version 1, after the new tables are made.
+
+    Raises:
+        RunError: it cannot be opened, is no label store, or was written by a newer version of hero.
+    """
+
+    def __init__(self, location: str | Path, busy_seconds: float, upgrade: Upgrade) -> None:
+        self._busy_seconds = busy_seconds
+        self._engine = _engine(location, busy_seconds)
+        self.name = self._engine.url.render_as_string(hide_password=True) if "://" in str(location) else str(location)
+        try:
+            self._open_schema(upgrade)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
+        """A transaction, committed at the end; a database error becomes a RunError.
+
+        A writing one takes SQLite's write lock at once, so that what it read cannot change before it writes.
+        """
+        try:
+            with self._engine.connect().execution_options(hero_write=write) as connection, connection.begin():
+                yield connection
+        except DBAPIError as error:
+            raise RunError(self._explain(error, write)) from error
+
+    def close(self) -> None:
+        """Closes all connections; SQLite then folds its write-ahead log into the file."""
+        self._engine.dispose()
+
+    def _open_schema(self, upgrade: Upgrade) -> None:
+        version = self._version()
+        if version in (None, "1"):
+            with self.transaction(write=True) as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x4E120)))
+                # Asked again: another program may have made the tables while this one waited to write.
+                version = _version_of(connection)
+                if version is None:
+                    schema.metadata.create_all(connection, checkfirst=False)
+                    connection.execute(schema.meta.insert().values(key="schema_version", value=_CURRENT))
+                elif version == "1":
+                    schema.metadata.create_all(connection, tables=list(schema.ADDED_IN_2), checkfirst=False)
+                    upgrade(connection)
+                    mine = schema.meta.c.key == "schema_version"
+                    connection.execute(schema.meta.update().where(mine).values(value=_CURRENT))
+            version = self._version()
+        if version != _CURRENT:
+            raise RunError(
+                f"the label store {self.name} has schema version {version}, this version of hero knows "
+                f"{_CURRENT}: upgrade hero (pip install -U hero-diffusion); the labels are untouched"
+            )
+
+    def _version(self) -> str | None:
+        """The schema version; None for an empty database."""
+        with self.transaction(write=False) as connection:
+            tables = sa.inspect(connection)
+            version = _version_of(connection)
+            if version is None and any(tables.has_table(table.name) for table in (schema.labels, schema.submissions)):
+                raise RunError(f"{self.name} is a database, but not a label store; choose another path")
+            return version
+
+    def _explain(self, error: DBAPIError, write: bool) -> str:
+        cause = str(error.orig)
+        kept = "nothing was lost: what was stored before is intact"
+        if write:
+            kept += ", and of this answer nothing was stored"
+        if "locked" in cause:
+            return (
+                f"the label store {self.name} is locked by another program (waited "
+                f"{self._busy_seconds:g} s); {kept}. Close that program and try again"
+            )
+        if "full" in cause:
+            return f"no space left for the label store {self.name}; {kept}. Free some space and try again"
+        return f"the label store {self.name} cannot be {'written' if write else 'read'} ({cause}); {kept}"
+
+
+def now() -> str:
+    """This instant as it is stored."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+_CURRENT = str(schema.SCHEMA_VERSION)
+
+
+def _version_of(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(schema.meta.name):
+        return None
+    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == "schema_version")
+    return connection.execute(query).scalar_one_or_none() or "unknown"
+
+
+def _engine(location: str | Path, busy_seconds: float) -> sa.Engine:
+    try:
+        is_url = "://" in str(location)
+        url = sa.make_url(str(location)) if is_url else sa.URL.create("sqlite", database=str(location))
+        if url.drivername in ("postgresql", "postgres"):
+            url = url.set(drivername="postgresql+psycopg")  # the driver that hero installs
+        if url.get_backend_name() == "sqlite":
+            engine = sa.create_engine(url, connect_args={"timeout": busy_seconds})
+        else:
+            engine = sa.create_engine(url, pool_pre_ping=True)  # a server may be restarted while a person thinks
+    except (ArgumentError, ModuleNotFoundError) as error:
+        raise RunError(
+            f"cannot open the label store: {error}; give a file path, or an SQLAlchemy URL whose driver is installed"
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    # Python's sqlite3 would begin transactions on its own, and too late; `_begin_sqlite` does it.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("hero_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,133 @@
+"""Labels that exist, read from JSON lines: an export of a run, or a file that somebody wrote by hand.
+
+What a run can learn from them is decided in starting.py; here they are only read, checked and put into a store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hero.errors import FeedbackError
+from hero.feedback import schema
+from hero.feedback.marks import Mark, replay
+from hero.feedback.store import LabelStore
+from hero.types import Answer, Feedback, ImageId
+
+__all__ = ["ImportedLabels", "ImportedMark", "read_labels", "restore"]
+
+
+@dataclass(frozen=True)
+class ImportedMark:
+    """One line: a mark, who made it and when, and the image it speaks of."""
+
+    round: int
+    evaluator: str
+    mark: Mark
+    created_at: str
+
+
+@dataclass(frozen=True)
+class ImportedLabels:
+    """What a file of labels says.
+
+    Attributes:
+        marks: in the order of the file.
+        submissions: round, evaluator, seconds and created_at of each.
+        answers: round → what the run it comes from learnt it from.
+        images, prompts: image → its file, and its prompt.
+    """
+
+    marks: tuple[ImportedMark, ...]
+    submissions: tuple[Mapping[str, Any], ...]
+    answers: Mapping[int, Answer]
+    images: Mapping[ImageId, Path]
+    prompts: Mapping[ImageId, str]
+
+    def feedback(self) -> dict[int, Feedback]:
+        """Round → what was said of it: its answer; without one, what the marks of all evaluators amount to."""
+        said: dict[int, Feedback] = {}
+        for round_ in sorted({mark.round for mark in self.marks}):
+            marks = [m.mark for m in self.marks if m.round == round_]
+            statements = [(m.image_id, m.kind, m.value, m.other) for m in marks]
+            said[round_] = self.answers.get(round_) or replay(statements)
+        return said
+
+
+def read_labels(file: Path) -> ImportedLabels:
+    """Reads JSON lines (docs/feedback.md says which keys a line has).
+
+    Raises:
+        FeedbackError: a line that is no JSON object or no mark, an image without a prompt or whose file is gone; names
+            the line.
+    """
+    marks, submissions = [], []
+    answers: dict[int, Answer] = {}
+    images: dict[ImageId, Path] = {}
+    prompts: dict[ImageId, str] = {}
+    for number, row in _rows(file):
+        where = f"{file}, line {number}"
+        try:
+            kind = row["kind"]
+            if kind == "submission":
+                submissions.append({key: row[key] for key in ("round", "evaluator", "seconds", "created_at")})
+            elif kind == "answer":
+                answers[int(row["round"])] = Answer.from_dict(row["feedback"], row["evaluators"], row["rule"])
+            else:
+                image = str(row.get("image_id") or row["image"])
+                given = {key: row.get(key) for key in ("value", "other", "suggested", "seconds")}
+                created_at = row.get("created_at") or datetime.now(UTC).isoformat(timespec="microseconds")
+                evaluator = str(row.get("evaluator") or "imported")
+                marks.append(ImportedMark(int(row.get("round", 0)), evaluator, Mark(image, kind, **given), created_at))
+                prompts[image] = str(row["prompt"])
+                if row["image"] is not None:
+                    images[image] = file.parent / row["image"]
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise FeedbackError(f"{where}: {what}") from None
+        if kind not in ("submission", "answer") and image in images and not images[image].is_file():
+            raise FeedbackError(f"{where}: there is no image {images[image]}")
+    if not marks:
+        raise FeedbackError(f"{file} holds no mark")
+    return ImportedLabels(tuple(marks), tuple(submissions), answers, images, prompts)
+
+
+def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FeedbackError(f"cannot read {file}: {error}") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FeedbackError(f"{file}, line {number}: {error}") from None
+        if not isinstance(row, dict):
+            raise FeedbackError(f"{file}, line {number}: not a JSON object")
+        yield number, row
+
+
+def restore(
+    store: LabelStore, marks: Iterable[ImportedMark], submissions: Iterable[Mapping[str, Any]], round_: int
+) -> None:
+    """Puts the marks and submissions of one round into `store` as they were made, with who and when, in one
+    transaction.
+
+    Raises:
+        FeedbackError: the store has marks of `round_` already.
+    """
+    if store.count(round_):
+        raise FeedbackError(f"round {round_} has labels already; import into a new run")
+    rows = [{"round": round_, "evaluator": m.evaluator, **asdict(m.mark), "created_at": m.created_at} for m in marks]
+    closed = [{**submission, "round": round_} for submission in submissions]
+    with store.database.transaction(write=True) as connection:
+        if rows:
+            connection.execute(schema.labels.insert(), rows)
+        if closed:
+            connection.execute(schema.submissions.insert(), closed)

@@ -1,0 +1,89 @@
+"""Success before and after: the figures of the task's judge, and of people who saw the images blind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hero.report.words import percent
+
+__all__ = ["People", "Tile", "finding", "people_of", "tiles_of"]
+
+_SETS = {
+    "base": ("Base model", "fresh noise"),
+    "tuned_fresh": ("Tuned model", "fresh noise"),
+    "tuned_refined": ("Tuned model", "refined noise"),
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One success figure; shares in [0, 1]."""
+
+    model: str
+    noise: str
+    value: float | None
+    low: float = 0.0
+    high: float = 1.0
+    count: str = ""
+
+
+@dataclass(frozen=True)
+class People:
+    """What people (or the evaluator named instead) saw.
+
+    Attributes:
+        who: their names.
+        tiles: as for the task's judge.
+        agreement: with that judge: `images`, `share`, `alpha`, `good_by_people_only`, `good_by_oracle_only`; None
+            without one.
+    """
+
+    who: str
+    tiles: tuple[Tile, ...]
+    agreement: Mapping[str, Any] | None
+
+
+def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Tile, ...]:
+    """A tile for each image set, from `success` and `success_interval`; none where base success is unknown.
+
+    `counts` says how many images of each set were judged.
+    """
+    if figures["success"]["base"] is None:
+        return ()
+    tiles = []
+    for name, (model, noise) in _SETS.items():
+        value, n = figures["success"][name], counts[name]
+        if value is None:
+            tiles.append(Tile(model, noise, None))
+        else:
+            low, high = figures["success_interval"][name]
+            tiles.append(Tile(model, noise, value, low, high, f"{round(value * n)} of {n} images"))
+    return tuple(tiles)
+
+
+def people_of(evaluation: Mapping[str, Any]) -> People | None:
+    """The part of people in an evaluation; None if nobody was asked."""
+    people = evaluation.get("people")
+    if people is None:
+        return None
+    return People(", ".join(people["evaluators"]), tiles_of(people, people["judged"]), people["agreement"])
+
+
+def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:
+    """The headline: success on fresh noise before and after, and whether chance could explain it."""
+    if not tiles or tiles[0].value is None or tiles[1].value is None:
+        return ""
+    before, after = tiles[0], tiles[1]
+    assert before.value is not None
+    assert after.value is not None
+    subject = f"Success on fresh noise, as {who} saw it," if who else "Success on fresh noise"
+    verb = "rose" if after.value > before.value else "fell" if after.value < before.value else "stayed"
+    text = f"{subject} {verb} from {percent(before.value)} to {percent(after.value)}"
+    if verb == "stayed":
+        text = f"{subject} stayed at {percent(before.value)}"
+    text += f" after {labels} labels." if labels else "."
+    if max(before.low, after.low) <= min(before.high, after.high):
+        text += " The two intervals overlap: measure on more images before relying on the difference."
+    return text

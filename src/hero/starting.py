@@ -1,0 +1,158 @@
+"""A run that starts from labels that exist.
+
+Where the new run draws the very images that were labelled, it learns from the labels as if they were given now, round
+by round. Labels of other images come in as round 0: they fit the representation and give the best image to compare
+with. They cannot move the LoRA or the initial noise: nobody knows from which noise and by which steps they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hero.config import Config
+from hero.errors import FeedbackError, ModelError, RunError
+from hero.feedback.importing import ImportedLabels, ImportedMark, restore
+from hero.feedback.marks import Mark
+from hero.representation import triplet_groups
+from hero.tuner import Tuner
+from hero.types import Answer, Feedback, ImageBatch, ImageId, image_id
+
+__all__ = ["Started", "start_from_labels"]
+
+_TOLERANCE = 4
+"""Largest difference of a pixel's channel, of 255, at which two images are the same: rounding on another machine."""
+
+
+@runtime_checkable
+class EncodesImages(Protocol):
+    """A policy that can say which final latents an image has."""
+
+    def latents_of(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Started:
+    """What became of imported labels.
+
+    Attributes:
+        replayed: rounds learnt from as if they were labelled now.
+        seeded: images that came in as round 0; 0 where rounds were replayed.
+        unused: labelled images that the run cannot learn from.
+    """
+
+    replayed: int
+    seeded: int
+    unused: int
+
+
+def start_from_labels(
+    labels: ImportedLabels, config: Config, out: Path, *, on_round: Callable[[int], None] | None = None
+) -> Started:
+    """Makes the run `out` and has it learn what it can from `labels`; `hero resume` goes on from there.
+
+    Raises:
+        RunError: `out` holds something.
+        FeedbackError: none of the labels is of a prompt of this run.
+        ModelError: the labelled images are not of the model's size, or the model cannot encode images.
+    """
+    feedback = labels.feedback()
+    labelled = {i for said in feedback.values() for i in said.verdicts}
+    with Tuner(config, out) as tuner:
+        replayed = 0
+        for round_, said in feedback.items():
+            if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), said, labels):
+                break
+            marks = [m for m in labels.marks if m.round == round_]
+            submissions = [s for s in labels.submissions if s["round"] == round_]
+            restore(tuner.store, marks, submissions, round_)
+            tuner.tell(said if isinstance(said, Answer) else Answer(said, sorted({m.evaluator for m in marks})))
+            replayed += 1
+            if on_round is not None:
+                on_round(round_)
+        learnt = {i for round_ in list(feedback)[:replayed] for i in feedback[round_].verdicts}
+        seeded = 0 if replayed else _seed(tuner, feedback, labels)
+    return Started(replayed, seeded, len(labelled - learnt) - seeded)
+
+
+def _same_images(batch: ImageBatch, said: Feedback, labels: ImportedLabels) -> bool:
+    """Whether the images that `said` speaks of are those of `batch`, prompts and pixels."""
+    kept = {best.id for best in batch.best}
+    drawn = {i: (image, prompt) for i, image, prompt in batch}
+    for name in {*said.verdicts, *said.best} - kept:
+        if name not in drawn or name not in labels.images or labels.prompts[name] != drawn[name][1]:
+            return False
+        with Image.open(labels.images[name]) as stored:
+            before, now = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (stored, drawn[name][0]))
+        if before.shape != now.shape or np.abs(before - now).max() > _TOLERANCE:
+            return False
+    return bool(said.verdicts)
+
+
+def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels) -> int:
+    """Round 0: labelled images that this run did not draw. Returns how many."""
+    prompts, policy, learner = tuner.config.task.prompts, tuner.policy, tuner.learner
+    verdicts = {i: v for said in feedback.values() for i, v in said.verdicts.items()}
+    usable = [i for i in verdicts if i in labels.images and labels.prompts[i] in prompts]
+    if not usable:
+        wanted = ", ".join(map(repr, prompts))
+        raise FeedbackError(f"no label is of an image with a prompt of this run ({wanted}); see `hero feedback import`")
+    if not isinstance(policy, EncodesImages):
+        raise ModelError(f"{tuner.config.model.path} cannot say which latents an image has; import into another model")
+    new = _new_ids(usable, labels, prompts)
+    pictures = [_picture(labels.images[i]) for i in usable]
+    latents = policy.latents_of(pictures).cpu()
+    if tuple(latents.shape[1:]) != tuner.policy.latent_shape:
+        raise ModelError(
+            f"the labelled images have latents {tuple(latents.shape[1:])}, the model {policy.latent_shape}"
+        )
+    ids = [new[i] for i in usable]
+    index = torch.tensor([prompts.index(labels.prompts[i]) for i in usable])
+    bests = {labels.prompts[i]: new[i] for said in feedback.values() for i in said.best if i in new}
+    said = Feedback({new[i]: verdicts[i] for i in usable}, best=tuple(bests.values()))
+
+    tuner.directory.write_images(0, dict(zip(ids, pictures, strict=True)))
+    marks = [replace(m, mark=_renamed(m, new)) for m in labels.marks if _speaks_of(m, new)]
+    restore(tuner.store, marks, (), 0)
+    learner.memory.update_best(latents, ids, index, said)
+    groups = triplet_groups(latents, ids, index, said, learner.memory)
+    if groups:
+        learner.representation.fit(groups, 0)
+    replay = tuner.config.representation.replay_rounds
+    learner.memory.update_good(latents, ids, index, said, replay_rounds=replay)
+    learner.save()
+    return len(usable)
+
+
+def _new_ids(images: Sequence[ImageId], labels: ImportedLabels, prompts: Sequence[str]) -> dict[ImageId, ImageId]:
+    """Ids of round 0, in which image i has prompt i modulo their number, as in every round."""
+    used = dict.fromkeys(prompts, 0)
+    new = {}
+    for image in images:
+        prompt = labels.prompts[image]
+        new[image] = image_id(0, prompts.index(prompt) + len(prompts) * used[prompt])
+        used[prompt] += 1
+    return new
+
+
+def _speaks_of(mark: ImportedMark, images: Mapping[ImageId, ImageId]) -> bool:
+    return mark.mark.image_id in images and (mark.mark.other is None or mark.mark.other in images)
+
+
+def _renamed(mark: ImportedMark, new: Mapping[ImageId, ImageId]) -> Mark:
+    other = mark.mark.other
+    return replace(mark.mark, image_id=new[mark.mark.image_id], other=None if other is None else new[other])
+
+
+def _picture(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise RunError(f"the image {file} cannot be read ({error})") from None

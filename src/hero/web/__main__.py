@@ -1,0 +1,50 @@
+"""`python -m hero.web DESK`: serves the labelling page until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hero.errors import HeroError
+from hero.web.server import PORT, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m hero.web", description=__doc__)
+    parser.add_argument("desk", type=Path, metavar="DESK", help="a run directory")
+    parser.add_argument("--store", metavar="URL", help="label store, if it is not DESK/feedback.db")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on; default: %(default)s")
+    parser.add_argument("--port", type=int, metavar="P", help=f"default: {PORT}, or a free one where that is taken")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("HERO_WEB_TOKEN"),
+        metavar="T",
+        help="the secret; default: $HERO_WEB_TOKEN, which other users of this machine cannot see, or a new one",
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name of this machine; repeatable"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    given = parser.parse_args(arguments)
+    try:
+        serve(
+            given.desk,
+            given.store,
+            host=given.host,
+            port=given.port,
+            token=given.token,
+            names=given.allow_host,
+            browse=given.open,
+        )
+    except HeroError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

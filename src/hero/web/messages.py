@@ -1,0 +1,185 @@
+"""What the API takes and gives, as pydantic models: unknown fields, wrong types, numbers out of range are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from hero.feedback.channel import MOST_ROUNDS
+
+__all__ = [
+    "MOST_MARKS",
+    "AnyCommand",
+    "CommandTaken",
+    "EvaluatorName",
+    "Health",
+    "Image",
+    "ImageName",
+    "Mine",
+    "PastRound",
+    "RoundNumber",
+    "State",
+    "Stored",
+    "Submission",
+    "Submitted",
+    "WantedMark",
+    "WantedMarks",
+]
+
+MOST_MARKS = 1024
+"""Most marks in one request."""
+
+EvaluatorName = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=40, pattern=r"^[\p{L}\p{N}._@\-]([\p{L}\p{N} ._@\-]*[\p{L}\p{N}._@\-])?$"
+    ),
+]
+"""1 to 40 letters, digits and . _ - @, with spaces inside."""
+ImageName = Annotated[str, StringConstraints(pattern=r"^[rpe][0-9]{4}-i[0-9]{4}$")]
+RoundNumber = Annotated[int, Field(ge=1, le=9999)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class WantedMark(_Request):
+    """One statement about one image; null takes back what was said before.
+
+    `suggested` is the verdict that the page suggested, `seconds` the time that the mark took.
+    """
+
+    image_id: ImageName
+    kind: Literal["verdict", "best"]
+    value: Literal["good", "bad", "yes"] | None
+    suggested: Literal["good", "bad"] | None = None
+    seconds: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _value_fits_kind(self) -> WantedMark:
+        if self.value is not None and (self.value == "yes") != (self.kind == "best"):
+            raise ValueError('value must be "good", "bad" or null for a verdict, "yes" or null for a best')
+        return self
+
+
+class WantedMarks(_Request):
+    """Marks of one evaluator; all are stored, or none."""
+
+    evaluator: EvaluatorName
+    marks: Annotated[list[WantedMark], Field(min_length=1, max_length=MOST_MARKS)]
+
+
+class Submission(_Request):
+    """Closes a round: every unmarked image becomes bad."""
+
+    evaluator: EvaluatorName
+    seconds: Seconds | None = None
+    seen_none_good: bool = False
+
+
+class _Nothing(_Request):
+    """An empty object."""
+
+
+class _MoreRounds(_Request):
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
+
+
+class PlainCommand(_Request):
+    """A command without details."""
+
+    kind: Literal["pause", "resume", "stop", "finish"]
+    body: _Nothing = _Nothing()
+    evaluator: EvaluatorName
+
+
+class MoreRounds(_Request):
+    """A command for more rounds."""
+
+    kind: Literal["more-rounds"]
+    body: _MoreRounds
+    evaluator: EvaluatorName
+
+
+AnyCommand = Annotated[PlainCommand | MoreRounds, Field(discriminator="kind")]
+
+
+class Mine(BaseModel):
+    """One evaluator's own answer to a round so far."""
+
+    marks: dict[str, Literal["good", "bad"]] = {}
+    best: list[str] = []
+    submitted: bool = False
+
+
+class Image(BaseModel):
+    """An image by id, and the prompt it was drawn for."""
+
+    id: str
+    prompt: str
+
+
+class Stored(BaseModel):
+    """How many rows were written (0 if nothing new was said), and what the answer amounts to now."""
+
+    stored: int
+    mine: Mine
+
+
+class Submitted(BaseModel):
+    """A closed round, in numbers; `best` are ids."""
+
+    submitted: Literal[True] = True
+    good: int
+    bad: int
+    best: list[str]
+
+
+class CommandTaken(BaseModel):
+    """The id that the `command` event of the run will name."""
+
+    id: int
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    ok: Literal[True] = True
+    version: str
+
+
+class EvaluatorProgress(BaseModel):
+    """How far an evaluator is in the current round; never what they said."""
+
+    name: str
+    marked: int
+    submitted: bool
+
+
+class State(BaseModel):
+    """Everything that the page shows; the parts are described in docs/api.md."""
+
+    desk: str | None
+    run: dict[str, Any] | None
+    phase: dict[str, Any] | None
+    round: dict[str, Any] | None
+    mine: Mine
+    evaluators: list[EvaluatorProgress]
+    learned: list[dict[str, Any]]
+    previews: list[dict[str, Any]]
+    answers: list[dict[str, Any]]
+    last_event: int
+
+
+class PastRound(BaseModel):
+    """One round; `verdicts` is null until this evaluator has submitted it or it was learnt from."""
+
+    round: int
+    images: list[Image]
+    best: list[Image]
+    mine: Mine
+    answer: dict[str, Any] | None
+    verdicts: dict[str, dict[Literal["good", "bad"], int]] | None

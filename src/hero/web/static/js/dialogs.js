@@ -1,0 +1,105 @@
+// Questions in a dialog: the name, more rounds, stop; and the help.
+
+import { h } from "./dom.js";
+import { KEYS } from "./keys.js";
+
+/** A dialog that is made, shown and thrown away; resolves with what `read` gives, or null when it is closed. */
+function ask({ title, content, submit, danger = false, read = () => true, cancel = "Cancel" }) {
+  return new Promise((resolve) => {
+    let answer = null;
+    const go = submit ? h("button", { type: "submit", class: danger ? "primary danger" : "primary" }, submit) : null;
+    const leave = h("button", { type: "button", class: "plain-button", on: { click: () => dialog.close() } }, cancel);
+    const form = h(
+      "form",
+      {
+        method: "dialog",
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            answer = read(form);
+            if (answer !== null) dialog.close();
+          },
+        },
+      },
+      h("h2", {}, title),
+      ...content,
+      h("div", { class: "buttons" }, leave, go),
+    );
+    const dialog = h(
+      "dialog",
+      {
+        class: "question",
+        "aria-label": title,
+        on: {
+          click: (event) => event.target === dialog && dialog.close(),
+          close: () => {
+            dialog.remove();
+            resolve(answer);
+          },
+        },
+      },
+      form,
+    );
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+export const NAME = /^[\p{L}\p{N} ._@-]{1,40}$/u;
+
+/** Who evaluates; `names` that exist already are offered. */
+export function askName(current, names) {
+  const field = h("input", { type: "text", name: "name", id: "name-field", required: true, maxlength: "40", autocomplete: "nickname", value: current, list: "known-names", autofocus: true });
+  const list = h("datalist", { id: "known-names" }, ...names.map((name) => h("option", { value: name })));
+  field.addEventListener("input", () => field.setCustomValidity(""));
+  return ask({
+    title: "Who evaluates?",
+    content: [
+      h("p", { class: "muted" }, "Your marks are kept under this name. Take the same name again to go on with them."),
+      h("label", { for: "name-field" }, "Name"),
+      field,
+      list,
+    ],
+    submit: "Go on",
+    read: () => {
+      const name = field.value.trim();
+      if (NAME.test(name)) return name;
+      field.setCustomValidity("Letters, digits, spaces and . _ - @, at most 40.");
+      field.reportValidity();
+      return null;
+    },
+  });
+}
+
+/** How many rounds to add. */
+export function askRounds() {
+  const field = h("input", { type: "number", id: "rounds-field", min: "1", max: "1000", value: "4", required: true, autofocus: true });
+  return ask({
+    title: "More rounds",
+    content: [h("p", { class: "muted" }, "They come after those that were planned, with the same settings."), h("label", { for: "rounds-field" }, "Rounds to add"), field],
+    submit: "Add them",
+    read: () => Number(field.value),
+  });
+}
+
+/** Whether to stop the run. */
+export function askStop(name) {
+  return ask({
+    title: "Stop and save?",
+    content: [h("p", { class: "muted" }, "The run ends after what it is doing now. The model and every label are kept; go on later with"), h("p", {}, h("code", {}, `hero resume ${name}`))],
+    submit: "Stop and save",
+    danger: true,
+    cancel: "Keep going",
+  });
+}
+
+/** Keys, and how a round works. */
+export function showHelp(evaluation) {
+  const rows = KEYS.filter((key) => !(evaluation && key.training)).map((key) =>
+    h("tr", {}, h("th", { scope: "row" }, ...key.keys.flatMap((name, at) => [at ? " " : "", h("kbd", {}, name)])), h("td", {}, key.words)),
+  );
+  const how = evaluation
+    ? "The images come from the model before and after training, mixed. Mark those that are good; the rest counts as bad."
+    : "Mark the good images and one best of each prompt; the rest counts as bad. What you mark is stored at once: close the page whenever you like, and come back to it.";
+  return ask({ title: "Help", content: [h("p", { class: "muted" }, how), h("table", { class: "keys" }, h("tbody", {}, ...rows))], submit: null, cancel: "Close" });
+}

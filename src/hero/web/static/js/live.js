@@ -1,0 +1,34 @@
+// The stream of events from the run. Reconnects by itself, from the last event seen, and says how it stands.
+
+const KINDS = ["run", "round", "chunk", "suggestions", "phase", "learned", "preview", "answer", "command", "evaluators"];
+const WAITS = [300, 700, 1500, 3000, 5000];
+
+/** Opens the stream. `after()` gives the last event seen; `onEvent(event)`; `onOpen()`; `onLost()`. Gives {retry}. */
+export function listen({ after, onEvent, onOpen, onLost }) {
+  let source = null;
+  let failures = 0;
+  let timer = null;
+
+  function open() {
+    clearTimeout(timer);
+    source?.close();
+    source = new EventSource(`/api/events?after=${after()}`);
+    source.onopen = () => {
+      failures = 0;
+      onOpen();
+    };
+    source.onerror = lost;
+    for (const kind of KINDS) source.addEventListener(kind, (message) => onEvent(kind, JSON.parse(message.data)));
+  }
+
+  function lost() {
+    source.close();
+    onLost();
+    clearTimeout(timer);
+    timer = setTimeout(open, WAITS[Math.min(failures++, WAITS.length - 1)]);
+  }
+
+  open();
+  window.addEventListener("online", open);
+  return { retry: open };
+}

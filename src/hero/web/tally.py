@@ -1,0 +1,39 @@
+"""How far each evaluator of the current round is, kept up to date by reading only the labels that are new."""
+
+from __future__ import annotations
+
+import threading
+
+from hero.feedback.store import LabelStore
+from hero.types import ImageId
+from hero.web.messages import EvaluatorProgress
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Counts of one round at a time; may be used by several threads."""
+
+    def __init__(self, store: LabelStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._round = 0
+        self._last = 0
+        self._marked: dict[str, set[ImageId]] = {}
+
+    def of(self, round_: int) -> list[EvaluatorProgress]:
+        """Progress of every evaluator of `round_`, by name."""
+        with self._lock:
+            if round_ != self._round:
+                self._round, self._last, self._marked = round_, 0, {}
+            for label in self._store.labels(round_, after=self._last):
+                self._last = label.id
+                marked = self._marked.setdefault(label.evaluator, set())
+                if label.kind == "verdict":
+                    (marked.discard if label.value is None else marked.add)(label.image_id)
+            submitted = set(self._store.submitters(round_))
+            names = sorted(submitted | self._marked.keys())
+            return [
+                EvaluatorProgress(name=name, marked=len(self._marked.get(name, ())), submitted=name in submitted)
+                for name in names
+            ]
