@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -37,6 +38,11 @@ def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, 
         ModelError: the denoiser has no layer of the kinds asked for.
     """
     denoiser.requires_grad_(False)
+    unknown = [kind for kind in config.layers if kind not in layers]
+    if unknown:
+        raise ModelError(
+            f"lora.layers: {type(denoiser).__name__} has no {' or '.join(unknown)} layers; known: {', '.join(layers)}"
+        )
     endings = sorted(ending for kind in config.layers for ending in layers[kind])
     names = [name for name, _ in denoiser.named_modules()]
     present = [e for e in endings if any(n == e or n.endswith(f".{e}") for n in names)]
@@ -82,10 +88,10 @@ def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
 
     Equal weights give equal bytes.
     """
+    part = "unet" if isinstance(denoiser, UNet2DConditionModel) else "transformer"
+    layers = {f"{part}_lora_layers": lora_state_dict(denoiser)}
     pipeline_class.save_lora_weights(
-        folder,
-        unet_lora_layers=lora_state_dict(denoiser),
-        unet_lora_adapter_metadata=adapter_metadata(denoiser),
+        folder, **layers, **{f"{part}_lora_adapter_metadata": adapter_metadata(denoiser)}
     )
     file = folder / "pytorch_lora_weights.safetensors"
     _sort_metadata(file)

@@ -1,0 +1,153 @@
+"""What one model family says of its pipeline, and the parts that families are put together from.
+
+A family bends one pipeline class to the inner convention: latents (N, C, h, w), conditioning as named rows, one
+denoiser output. Everything that does not depend on the family is in `policies/pipeline.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+
+from hero.config import SamplingConfig
+from hero.errors import ModelError
+from hero.policies import Conditioning
+from hero.policies.steps import Steps
+
+__all__ = ["ClassifierFree", "Family", "Guidance", "ImageSize", "decode_kl", "pack", "unpack"]
+
+Rows = Mapping[str, torch.Tensor]
+
+
+class Guidance(Protocol):
+    """How the outputs with and without the prompt become one."""
+
+    def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) fp32 each."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """unconditional + scale·(conditional − unconditional)."""
+
+    scale: float
+
+    @classmethod
+    def above_one(cls, scale: float) -> Self | None:
+        """None, which is off, for a scale of at most 1."""
+        return cls(scale) if scale > 1 else None
+
+    def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Height and width in pixels, and how many of them are one latent's side."""
+
+    height: int
+    width: int
+    factor: int
+
+    @classmethod
+    def of(cls, sampling: SamplingConfig, native: int | tuple[int, int], factor: int, patch: int = 1) -> Self:
+        """`sampling`'s size, or else `native` pixels.
+
+        Args:
+            factor: the VAE's, pixels per latent.
+            patch: latents per side of a patch of the denoiser.
+
+        Raises:
+            ModelError: a side is not a multiple of factor·patch.
+        """
+        sides = (native, native) if isinstance(native, int) else native
+        multiple = factor * patch
+        chosen = []
+        for name, asked, own in zip(("height", "width"), (sampling.height, sampling.width), sides, strict=True):
+            pixels = own if asked is None else asked
+            if pixels % multiple:
+                nearest = max(multiple, round(pixels / multiple) * multiple)
+                raise ModelError(
+                    f"sampling.{name} = {pixels} is not divisible by {multiple} (the VAE's factor {factor}"
+                    + (f" times the patch size {patch}" if patch > 1 else "")
+                    + f"); use {nearest}"
+                )
+            chosen.append(pixels)
+        return cls(chosen[0], chosen[1], factor)
+
+    def latent_shape(self, channels: int) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return (channels, self.height // self.factor, self.width // self.factor)
+
+
+class Family(Protocol):
+    """One pipeline class, bent to the inner convention. Made from (pipeline, sampling, device).
+
+    Attributes:
+        denoiser: name of the component that is trained.
+        text_encoders: names of the components that `encode` uses.
+        layers: kind of layer (`lora.layers`) → module name endings in the denoiser.
+        size: of the images.
+        latent_shape: (C, h, w).
+        steps: the schedule.
+        guidance: None: the denoiser is called once, with the prompt.
+    """
+
+    denoiser: str
+    text_encoders: tuple[str, ...]
+    layers: Mapping[str, tuple[str, ...]]
+    size: ImageSize
+    latent_shape: tuple[int, int, int]
+    steps: Steps
+    guidance: Guidance | None
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Rows of P prompts and of the empty one, with the same shapes; the text encoders are on the device."""
+        ...
+
+    def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """The denoiser's output (N, C, h, w) for `latents` (N, C, h, w) at `times` (N,), one of `rows` each."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels (N, 3, H, W) in [−1, 1] from latents in the VAE's dtype and on its device."""
+        ...
+
+    def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
+        """Arguments with which the pipeline's own call starts from `noise` (N, C, h, w) and adds none."""
+        ...
+
+    def from_library(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the pipeline's own call returns as latents, as (N, C, h, w)."""
+        ...
+
+
+def decode_kl(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels from an AutoencoderKL, its latents' scale, shift, mean and standard deviation taken off first."""
+    config = vae.config
+    scaled = latents / config.scaling_factor
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
+        scaled = scaled * std + mean
+    if config.get("shift_factor"):
+        scaled = scaled + config.shift_factor
+    pixels: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
+    return pixels
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(N, C, h, w) → (N, h/2·w/2, 4C): one token per 2×2 patch, channels first within it."""
+    n, c, h, w = latents.shape
+    patches = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(n, (h // 2) * (w // 2), c * 4)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The inverse of `pack` for latents of `height`×`width`: (N, h/2·w/2, 4C) → (N, C, h, w)."""
+    n, _, c = tokens.shape
+    patches = tokens.reshape(n, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(n, c // 4, height, width)

@@ -1,0 +1,109 @@
+"""A diffusers pipeline as a policy: what every model family shares. What differs is in the family's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hero.config import Config
+from hero.policies import Conditioning
+from hero.policies.family import Family, Rows
+from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
+from hero.transitions import Transition
+
+__all__ = ["PipelinePolicy"]
+
+
+class PipelinePolicy:
+    """`pipeline`, as `family` describes it, behind the inner convention of `hero.policies.Policy`."""
+
+    def __init__(self, pipeline: Any, family: Family, config: Config, *, device: torch.device) -> None:
+        self.pipeline = pipeline
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.family = family
+        self.device = device
+        self.denoiser = getattr(pipeline, family.denoiser).eval()
+        self.storage_dtype: torch.dtype = self.denoiser.dtype
+        self.latent_shape = family.latent_shape
+        self.num_steps = family.steps.num_steps
+        self.trainable_steps = family.steps.trainable
+        for module in (self.denoiser, *self._frozen_parts()):
+            module.requires_grad_(False).to(device)
+        if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
+            pipeline.vae.float()  # it overflows in fp16
+        add_lora(self.denoiser, config.lora, family.layers, config.seed)
+
+    def _frozen_parts(self) -> list[torch.nn.Module]:
+        return [self.pipeline.vae, *self._text_encoders()]
+
+    def _text_encoders(self) -> list[torch.nn.Module]:
+        parts = (getattr(self.pipeline, name) for name in self.family.text_encoders)
+        return [part for part in parts if part is not None]
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        return self.family.encode(list(prompts))
+
+    def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
+        steps = steps.to(self.device)
+        output = self._predict(latents, self.family.steps.times[steps], conditioning)
+        return self.family.steps.transition(output, latents, steps)
+
+    def _predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The guided model output: conditional and unconditional branch as one doubled batch."""
+        positive, guidance = conditioning.positive, self.family.guidance
+        latents = latents.to(self.storage_dtype)
+        half = self.storage_dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.storage_dtype, enabled=half):
+            if guidance is None:
+                return self.family.predict(latents, times, positive)
+            both: Rows = {key: torch.cat([conditioning.negative[key], positive[key]]) for key in positive}
+            output = self.family.predict(torch.cat([latents, latents]), torch.cat([times, times]), both)
+        unconditional, conditional = output.float().chunk(2)
+        return guidance.combine(conditional, unconditional)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        vae = self.pipeline.vae
+        pixels = self.family.decode(latents.to(self.device, vae.dtype))
+        images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
+        return images
+
+    @torch.no_grad()
+    def library_latents(self, prompts: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
+        """Final latents (N, C, h, w) on the CPU of the pipeline's own call from `noise`, without stochasticity."""
+        noise = noise.to(self.device, self.storage_dtype)
+        latents = self.pipeline(
+            list(prompts),
+            height=self.family.size.height,
+            width=self.family.size.width,
+            num_inference_steps=self.num_steps,
+            output_type="latent",
+            **self.family.library_arguments(noise),
+        ).images
+        return self.family.from_library(latents).cpu()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for _, p in sorted(self.denoiser.named_parameters()) if p.requires_grad]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return lora_state_dict(self.denoiser)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        load_lora_state_dict(self.denoiser, state)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        self.denoiser.disable_adapters()
+        try:
+            yield
+        finally:
+            self.denoiser.enable_adapters()
+
+    def save_lora(self, folder: Path) -> Path:
+        return save_lora(type(self.pipeline), self.denoiser, folder)
