@@ -88,8 +88,21 @@ class SamplingConfig(_Stage):
     """How images are drawn, in training and in evaluation."""
 
     num_steps: int = Field(50, ge=1, le=1000, description="Denoising steps T of a trajectory.")
-    eta: float = Field(1.0, ge=0, le=1, description="Stochasticity of a DDIM step; 0 is deterministic.")
-    guidance_scale: float = Field(5.0, ge=0, description="Classifier-free guidance scale; ≤ 1 means off.")
+    eta: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Stochasticity of a step: η of DDIM, a of flow matching; 0 is deterministic.",
+    )
+    guidance_scale: float = Field(
+        5.0,
+        ge=0,
+        description="Guidance scale, as the model's own pipeline reads it: classifier-free guidance, off at ≤ 1 (Z-Image: "
+        "off at 0); for FLUX.1, the scale that the model is told.",
+    )
+    true_cfg_scale: float = Field(
+        1.0, ge=1, description="FLUX.1: scale of classifier-free guidance on top of the one it is told; 1 means off."
+    )
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
     images_per_round: int = Field(64, ge=1, description="Images drawn and shown in a round.")

@@ -28,6 +28,11 @@ __all__ = ["FAMILIES", "Conditioning", "Policy", "family_of", "load_policy", "re
 FAMILIES: dict[str, str] = {
     "StableDiffusionPipeline": "hero.policies.stable_diffusion:StableDiffusion",
     "StableDiffusionXLPipeline": "hero.policies.stable_diffusion_xl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "hero.policies.stable_diffusion_3:StableDiffusion3",
+    "FluxPipeline": "hero.policies.flux:Flux",
+    "QwenImagePipeline": "hero.policies.qwen_image:QwenImage",
+    "ZImagePipeline": "hero.policies.z_image:ZImage",
+    "Flux2KleinPipeline": "hero.policies.flux_2_klein:Flux2Klein",
 }
 """Pipeline class (as in model_index.json) → the family that bends it to the inner convention."""
 

@@ -10,14 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch.nn import functional
 
 from hero.config import SamplingConfig
 from hero.errors import ModelError
 from hero.policies import Conditioning
 from hero.policies.steps import Steps
 
-__all__ = ["ClassifierFree", "Family", "Guidance", "ImageSize", "decode_kl", "pack", "unpack"]
+__all__ = [
+    "ClassifierFree",
+    "Family",
+    "Guidance",
+    "ImageSize",
+    "Rows",
+    "decode_kl",
+    "linear_sigmas",
+    "pack",
+    "patch_positions",
+    "shift_of",
+    "unpack",
+]
 
 Rows = Mapping[str, torch.Tensor]
 
@@ -95,6 +110,7 @@ class Family(Protocol):
         latent_shape: (C, h, w).
         steps: the schedule.
         guidance: None: the denoiser is called once, with the prompt.
+        true_cfg: whether `sampling.true_cfg_scale` means something to it.
     """
 
     denoiser: str
@@ -104,6 +120,7 @@ class Family(Protocol):
     latent_shape: tuple[int, int, int]
     steps: Steps
     guidance: Guidance | None
+    true_cfg: bool
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Rows of P prompts and of the empty one, with the same shapes; the text encoders are on the device."""
@@ -141,13 +158,38 @@ def decode_kl(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
     """(N, C, h, w) → (N, h/2·w/2, 4C): one token per 2×2 patch, channels first within it."""
-    n, c, h, w = latents.shape
-    patches = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(n, (h // 2) * (w // 2), c * 4)
+    return functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
 
 
-def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The inverse of `pack` for latents of `height`×`width`: (N, h/2·w/2, 4C) → (N, C, h, w)."""
-    n, _, c = tokens.shape
-    patches = tokens.reshape(n, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(n, c // 4, height, width)
+def unpack(tokens: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """The inverse of `pack` for latents of `shape` (C, h, w): (N, h/2·w/2, 4C) → (N, C, h, w)."""
+    _, height, width = shape
+    patches = tokens.transpose(1, 2).unflatten(2, (height // 2, width // 2))
+    return functional.pixel_shuffle(patches, 2)
+
+
+def patch_positions(height: int, width: int, axes: int, device: torch.device) -> torch.Tensor:
+    """(height·width, axes) fp32: row in axis 1 and column in axis 2 of each patch, 0 in the others."""
+    positions = torch.zeros(height, width, axes, device=device)
+    positions[..., 1] = torch.arange(height, device=device)[:, None]
+    positions[..., 2] = torch.arange(width, device=device)[None, :]
+    return positions.flatten(0, 1)
+
+
+def linear_sigmas(num_steps: int) -> list[float]:
+    """1 to 1/T in equal steps: what packed flow-matching pipelines give their scheduler."""
+    sigmas: list[float] = np.linspace(1.0, 1 / num_steps, num_steps).tolist()
+    return sigmas
+
+
+def shift_of(scheduler: Any, tokens: int, max_shift: float = 1.15) -> float:
+    """μ of the resolution-dependent timestep shift for images of `tokens` patches, as the pipelines compute it."""
+    config = scheduler.config
+    mu: float = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", max_shift),
+    )
+    return mu

@@ -16,7 +16,15 @@ from hero.config import LoraConfig
 from hero.errors import ModelError
 from hero.seeding import derive_seed
 
-__all__ = ["UNET_LAYERS", "adapter_metadata", "add_lora", "load_lora_state_dict", "lora_state_dict"]
+__all__ = [
+    "UNET_LAYERS",
+    "adapter_metadata",
+    "add_lora",
+    "load_lora_state_dict",
+    "lora_state_dict",
+    "save_lora",
+    "sort_metadata",
+]
 
 ADAPTER = "default"
 
@@ -27,6 +35,11 @@ UNET_LAYERS: dict[str, tuple[str, ...]] = {
     "projection": ("proj_in", "proj_out"),
 }
 """Kind of layer (`lora.layers`) → module name endings in a UNet2DConditionModel."""
+
+JOINT_ATTENTION = (*UNET_LAYERS["attention"], "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Attention over image and text together, each with projections of its own."""
+
+JOINT_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 
 
 def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, ...]], seed: int) -> None:
@@ -90,15 +103,13 @@ def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
     """
     part = "unet" if isinstance(denoiser, UNet2DConditionModel) else "transformer"
     layers = {f"{part}_lora_layers": lora_state_dict(denoiser)}
-    pipeline_class.save_lora_weights(
-        folder, **layers, **{f"{part}_lora_adapter_metadata": adapter_metadata(denoiser)}
-    )
+    pipeline_class.save_lora_weights(folder, **layers, **{f"{part}_lora_adapter_metadata": adapter_metadata(denoiser)})
     file = folder / "pytorch_lora_weights.safetensors"
-    _sort_metadata(file)
+    sort_metadata(file)
     return file
 
 
-def _sort_metadata(file: Path) -> None:
+def sort_metadata(file: Path) -> None:
     """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order."""
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")

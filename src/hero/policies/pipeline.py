@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hero.config import Config
+from hero.errors import ModelError
 from hero.policies import Conditioning
 from hero.policies.family import Family, Rows
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
@@ -23,6 +24,11 @@ class PipelinePolicy:
     """`pipeline`, as `family` describes it, behind the inner convention of `hero.policies.Policy`."""
 
     def __init__(self, pipeline: Any, family: Family, config: Config, *, device: torch.device) -> None:
+        if config.sampling.true_cfg_scale > 1 and not family.true_cfg:
+            raise ModelError(
+                f"sampling.true_cfg_scale is for guidance-distilled models; {type(pipeline).__name__} is guided by "
+                "sampling.guidance_scale"
+            )
         self.pipeline = pipeline
         self.pipeline.set_progress_bar_config(disable=True)
         self.family = family
@@ -79,7 +85,7 @@ class PipelinePolicy:
         """Final latents (N, C, h, w) on the CPU of the pipeline's own call from `noise`, without stochasticity."""
         noise = noise.to(self.device, self.storage_dtype)
         latents = self.pipeline(
-            list(prompts),
+            prompt=list(prompts),
             height=self.family.size.height,
             width=self.family.size.width,
             num_inference_steps=self.num_steps,

@@ -29,6 +29,7 @@ class StableDiffusion:
     denoiser = "unet"
     text_encoders = ("text_encoder",)
     layers = UNET_LAYERS
+    true_cfg = False
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline

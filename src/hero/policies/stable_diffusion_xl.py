@@ -24,6 +24,7 @@ class StableDiffusionXL:
     denoiser = "unet"
     text_encoders = ("text_encoder", "text_encoder_2")
     layers = UNET_LAYERS
+    true_cfg = False
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         if pipeline.unet.config.time_cond_proj_dim is not None:
