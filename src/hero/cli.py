@@ -72,6 +72,14 @@ class NoiseChoice(StrEnum):
     REFINED = "refined"
 
 
+class FormatChoice(StrEnum):
+    """Formats of `hero export`."""
+
+    DIFFUSERS = "diffusers"
+    KOHYA = "kohya"
+    FUSED = "fused"
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 Settings = Annotated[
     list[str] | None,
@@ -267,6 +275,27 @@ def report(run: Run) -> None:
     from hero.report import write_report
 
     say(Console(), str(write_report(run)))
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder to make; for kohya a file that ends in .safetensors.")
+    ],
+    format_: Annotated[
+        FormatChoice,
+        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+    ] = FormatChoice.DIFFUSERS,
+) -> None:
+    """Write what a run has learnt for other programs, with a model card."""
+    from hero.run import RunDirectory
+
+    RunDirectory.open(run)  # a wrong folder is told at once, before torch is imported
+    _quiet_libraries()
+    from hero.export import export as write
+
+    say(Console(), str(write(run, format_.value, out)))
 
 
 @app.command()
