@@ -19,6 +19,7 @@ from PIL import Image
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, nearest
+from hero.model_index import is_folder
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 from hero.transitions import Transition
@@ -166,7 +167,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     from diffusers import DiffusionPipeline
 
     source = str(model_path()) if config.path == TINYWORLD else config.path
-    looks_local = source.startswith((".", "/", "~")) or Path(source).exists()
+    looks_local = is_folder(source)
     if looks_local:
         folder = Path(source).expanduser()
         if not folder.exists():
@@ -199,6 +200,8 @@ def load_policy(config: Config) -> Policy:
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     pipeline = load_pipeline(config.model)
+    if config.model.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     from hero.policies.pipeline import PipelinePolicy
 
     device = resolve_device(config.model.device)

@@ -163,8 +163,8 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
 
 def unpack(tokens: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """The inverse of `pack` for latents of `shape` (C, h, w): (N, h/2·w/2, 4C) → (N, C, h, w)."""
-    _, height, width = shape
-    patches = tokens.transpose(1, 2).unflatten(2, (height // 2, width // 2))
+    n, _, c = tokens.shape
+    patches = tokens.transpose(1, 2).reshape(n, c, shape[1] // 2, shape[2] // 2)
     return functional.pixel_shuffle(patches, 2)
 
 

@@ -25,13 +25,15 @@ from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["Flux"]
 
+LAYERS: dict[str, tuple[str, ...]] = {"attention": JOINT_ATTENTION, "feed-forward": (*JOINT_FEED_FORWARD, "proj_mlp")}
+
 
 class Flux:
     """`FluxPipeline` as a `hero.policies.family.Family`: latents are packed at the transformer's call only."""
 
     denoiser = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2")
-    layers = {"attention": JOINT_ATTENTION, "feed-forward": (*JOINT_FEED_FORWARD, "proj_mlp")}
+    layers = LAYERS
     true_cfg = True
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:

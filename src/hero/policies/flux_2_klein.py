@@ -17,16 +17,18 @@ from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["Flux2Klein"]
 
+LAYERS: dict[str, tuple[str, ...]] = {
+    "attention": (*JOINT_ATTENTION, "to_qkv_mlp_proj"),
+    "feed-forward": ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
+}
+
 
 class Flux2Klein:
     """`Flux2KleinPipeline` as a `hero.policies.family.Family`; (C, h, w) are the patches, which is the inner form."""
 
     denoiser = "transformer"
     text_encoders = ("text_encoder",)
-    layers = {
-        "attention": (*JOINT_ATTENTION, "to_qkv_mlp_proj"),
-        "feed-forward": ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
-    }
+    layers = LAYERS
     true_cfg = False
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
@@ -63,7 +65,7 @@ class Flux2Klein:
             img_ids=self.positions,
             return_dict=False,
         )[0]
-        return tokens.transpose(1, 2).unflatten(2, self.latent_shape[1:])
+        return tokens.transpose(1, 2).reshape(len(latents), *self.latent_shape)
 
     def _mean_and_std(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, C, 1, 1) each, of the VAE's patches."""

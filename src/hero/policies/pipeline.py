@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hero.config import Config
+from hero.config import Config, ModelConfig
 from hero.errors import ModelError
 from hero.policies import Conditioning
 from hero.policies.family import Family, Rows
@@ -18,6 +18,8 @@ from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, 
 from hero.transitions import Transition
 
 __all__ = ["PipelinePolicy"]
+
+_CPU = torch.device("cpu")
 
 
 class PipelinePolicy:
@@ -38,22 +40,51 @@ class PipelinePolicy:
         self.latent_shape = family.latent_shape
         self.num_steps = family.steps.num_steps
         self.trainable_steps = family.steps.trainable
-        for module in (self.denoiser, *self._frozen_parts()):
-            module.requires_grad_(False).to(device)
-        if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
-            pipeline.vae.float()  # it overflows in fp16
+        encoders = [getattr(pipeline, name) for name in family.text_encoders]
+        self._parts = {"text-encoders": [e for e in encoders if e is not None], "vae": [pipeline.vae]}
+        self._offload = config.model.offload
+        for name, modules in self._parts.items():
+            for module in modules:
+                module.requires_grad_(False).to(_CPU if name in self._offload else device)
+        self.denoiser.to(device)
         add_lora(self.denoiser, config.lora, family.layers, config.seed)
+        self._apply(config.model)
 
-    def _frozen_parts(self) -> list[torch.nn.Module]:
-        return [self.pipeline.vae, *self._text_encoders()]
+    def _apply(self, options: ModelConfig) -> None:
+        """The options that trade time for memory, or a slow start for speed."""
+        vae = self.pipeline.vae
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            vae.float()  # it overflows in fp16
+        for asked, part, method in (
+            (options.gradient_checkpointing, self.denoiser, "enable_gradient_checkpointing"),
+            (options.vae_slicing, vae, "enable_slicing"),
+            (options.vae_tiling, vae, "enable_tiling"),
+            (options.compile, self.denoiser, "compile_repeated_blocks"),
+        ):
+            if asked:
+                getattr(part, method)()
 
-    def _text_encoders(self) -> list[torch.nn.Module]:
-        parts = (getattr(self.pipeline, name) for name in self.family.text_encoders)
-        return [part for part in parts if part is not None]
+    @contextmanager
+    def _present(self, name: str) -> Iterator[None]:
+        """Within it that part is on the device, however it waits; text encoders take the denoiser's place."""
+        if name not in self._offload:
+            yield
+            return
+        away = [self.denoiser] if name == "text-encoders" else []
+        for modules, place in ((away, _CPU), (self._parts[name], self.device)):
+            for module in modules:
+                module.to(place)
+        try:
+            yield
+        finally:
+            for modules, place in ((self._parts[name], _CPU), (away, self.device)):
+                for module in modules:
+                    module.to(place)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        return self.family.encode(list(prompts))
+        with self._present("text-encoders"):
+            return self.family.encode(list(prompts))
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
         steps = steps.to(self.device)
@@ -76,7 +107,8 @@ class PipelinePolicy:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         vae = self.pipeline.vae
-        pixels = self.family.decode(latents.to(self.device, vae.dtype))
+        with self._present("vae"):
+            pixels = self.family.decode(latents.to(self.device, vae.dtype))
         images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
 
@@ -84,6 +116,7 @@ class PipelinePolicy:
     def library_latents(self, prompts: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
         """Final latents (N, C, h, w) on the CPU of the pipeline's own call from `noise`, without stochasticity."""
         noise = noise.to(self.device, self.storage_dtype)
+        self.pipeline.to(self.device)
         latents = self.pipeline(
             prompt=list(prompts),
             height=self.family.size.height,
@@ -92,6 +125,9 @@ class PipelinePolicy:
             output_type="latent",
             **self.family.library_arguments(noise),
         ).images
+        for name in self._offload:
+            for module in self._parts[name]:
+                module.to(_CPU)
         return self.family.from_library(latents).cpu()
 
     def parameters(self) -> list[torch.nn.Parameter]:

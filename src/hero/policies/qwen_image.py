@@ -17,6 +17,11 @@ from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["QwenImage", "RescaledGuidance"]
 
+LAYERS: dict[str, tuple[str, ...]] = {
+    "attention": JOINT_ATTENTION,
+    "feed-forward": ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+}
+
 
 @dataclass(frozen=True)
 class RescaledGuidance:
@@ -36,10 +41,7 @@ class QwenImage:
 
     denoiser = "transformer"
     text_encoders = ("text_encoder",)
-    layers = {
-        "attention": JOINT_ATTENTION,
-        "feed-forward": ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
-    }
+    layers = LAYERS
     true_cfg = False
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:

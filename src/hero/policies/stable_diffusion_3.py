@@ -15,13 +15,15 @@ from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["StableDiffusion3"]
 
+LAYERS: dict[str, tuple[str, ...]] = {"attention": JOINT_ATTENTION, "feed-forward": JOINT_FEED_FORWARD}
+
 
 class StableDiffusion3:
     """`StableDiffusion3Pipeline` as a `hero.policies.family.Family`; the T5 encoder may be missing."""
 
     denoiser = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    layers = {"attention": JOINT_ATTENTION, "feed-forward": JOINT_FEED_FORWARD}
+    layers = LAYERS
     true_cfg = False
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:

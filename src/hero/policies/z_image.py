@@ -17,6 +17,11 @@ __all__ = ["ZImage"]
 
 _NATIVE = 1024
 
+LAYERS: dict[str, tuple[str, ...]] = {
+    "attention": UNET_LAYERS["attention"],
+    "feed-forward": ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+}
+
 
 class ZImage:
     """`ZImagePipeline` as a `hero.policies.family.Family`.
@@ -26,10 +31,7 @@ class ZImage:
 
     denoiser = "transformer"
     text_encoders = ("text_encoder",)
-    layers = {
-        "attention": UNET_LAYERS["attention"],
-        "feed-forward": ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
-    }
+    layers = LAYERS
     true_cfg = False
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
