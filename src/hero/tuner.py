@@ -25,6 +25,7 @@ from hero.rewards import compute_rewards
 from hero.rollout import concatenate, rollout
 from hero.run import RunDirectory
 from hero.statistics import round_stats
+from hero.tracking import check_trackers
 from hero.types import BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, image_id
 
 __all__ = ["Tuner"]
@@ -41,11 +42,13 @@ class Tuner:
 
     Raises:
         RunError: `out` already holds a run or other files.
+        ConfigError: a tracker is not installed.
         ModelError: the model cannot be loaded or used.
     """
 
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
+        check_trackers(config.tracking)
         policy = load_policy(config)
         directory = RunDirectory.create(out, config)
         with _unlocked_on_failure(directory):
@@ -61,9 +64,11 @@ class Tuner:
 
         Raises:
             RunError: there is no run in `out`, another process trains it, or no checkpoint can be read.
-            ConfigError: `settings` do not fit what the run has learnt or been answered; nothing was changed.
+            ConfigError: `settings` do not fit what the run has learnt or been answered, or name a tracker that is not
+                installed; nothing was changed.
         """
         directory = RunDirectory.open(out, settings)
+        check_trackers(directory.config.tracking)
         directory.lock()
         with _unlocked_on_failure(directory):
             tuner = cls.__new__(cls)
@@ -158,6 +163,7 @@ class Tuner:
             seed=config.seed,
             round_=round_,
             micro_batch=config.sampling.micro_batch,
+            workers=self.learner.workers,
         ):
             trajectories.append(chunk.trajectory)
             images += chunk.images
@@ -240,7 +246,7 @@ class Tuner:
         # 4. Update of the LoRA; a representation that was never fitted gives no reward worth following.
         update = None
         if learner.update is not None and (learner.representation.fitted or not uses_representation):
-            update = learner.update.step(trajectory, learner.conditioning, rewards, round_)
+            update = learner.update.step(trajectory, learner.conditioning, rewards, round_, learner.workers)
 
         # 5. Feedback-guided initial noise for the next round.
         learner.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
@@ -300,6 +306,8 @@ class Tuner:
 
     def close(self) -> None:
         """Closes the label store and lets another process train the run; a closed tuner cannot go on."""
+        self.learner.workers.stop()
+        self.learner.trackers.finish()
         self.store.close()
         self.directory.unlock()
 
