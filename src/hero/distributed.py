@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,15 @@ class Workers(Protocol):
 
     size: int
 
+    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+        """To be called once, before `map`.
+
+        Args:
+            tasks: by name; the same as the helpers'.
+            parameters: what is trained; the same, in the same order, as the helpers'.
+        """
+        ...
+
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
         """The results of `task` on `items`, in order, as they come; all with the parameters as they are now.
 
@@ -61,7 +71,10 @@ class Alone:
 
     size = 1
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, tasks: Mapping[str, Task] | None = None) -> None:
+        self._tasks = tasks or {}
+
+    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
         self._tasks = tasks
 
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
@@ -81,23 +94,18 @@ def is_helper() -> bool:
     return process_count() > 1 and int(os.environ["RANK"]) != 0
 
 
-def connect(config: Config, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> Workers:
-    """The main process's workers: itself, and the helpers there are.
-
-    Args:
-        config: is sent to the helpers, who load the same model.
-        tasks: by name; the same as the helpers'.
-        parameters: what is trained; the same, in the same order, as the helpers'.
+def connect(config: Config) -> Workers:
+    """The main process's workers: itself, and the helpers there are, who now load the model of `config`, too.
 
     Raises:
         ConfigError: started under FSDP or DeepSpeed, which would shard what is needed whole.
         TrainingError: this is a helper, or the others do not answer.
     """
     if process_count() == 1:
-        return Alone(tasks)
+        return Alone()
     if is_helper():
         raise TrainingError("only the main process trains a run; the others call hero.learner.help_main()")
-    return _Main(config, tasks, parameters)
+    return _Main(config)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ class _Link:
             yield
         except RuntimeError as error:
             raise TrainingError(
-                f"another of the {self.size} processes ended or did not answer in time ({_first_line(error)}); "
+                f"another of the {self.size} processes ended or did not answer in time ({_reason(error)}); "
                 "the last checkpoint is intact, `hero resume` goes on from it"
             ) from error
 
@@ -177,17 +185,25 @@ class _Link:
 class _Main:
     """The main process, which has a share of the work too."""
 
-    def __init__(self, config: Config, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+    def __init__(self, config: Config) -> None:
         self._link = _Link()
         self.size = self._link.size
-        self._tasks = tasks
-        self._parameters = parameters
         self._commands = count()
+        self._awaited = list(range(1, self.size))
         self._broken = False
         self._link.store.set("config", config.model_dump_json())
         self._link.open_group(config.distributed.collective_timeout)
 
+    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._tasks = tasks
+        self._parameters = parameters
+
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
+        while self._awaited:  # no collective yet: loading a model takes as long as it takes
+            process = self._awaited[0]
+            if problem := self._link.wait_for(f"ready/{process}"):
+                raise TrainingError(f"process {process}: {problem}")
+            del self._awaited[0]
         self._command(task)
         self._broadcast(([p.detach().cpu() for p in self._parameters], list(items)))
         waves = iter(range(0, len(items), self.size))
@@ -249,6 +265,7 @@ class Helper:
         Raises:
             TrainingError: the main process is gone.
         """
+        self._ready("")
         for number in count():
             name = self._link.wait_for(f"command/{number}")
             if name == _STOP:
@@ -262,6 +279,13 @@ class Helper:
                 mine = start + rank
                 self._link.gather(_attempt(tasks[name], items[mine], rank) if mine < len(items) else None)
 
+    def refuse(self, problem: str) -> None:
+        """Tells the main process why this one cannot serve."""
+        self._ready(problem)
+
+    def _ready(self, problem: str) -> None:
+        self._link.store.set(f"ready/{self._link.rank}", problem)
+
 
 def _attempt(task: Task, item: Any, process: int) -> Any:
     """The result, or what went wrong: the exchange that the others wait for takes place in any case."""
@@ -271,6 +295,11 @@ def _attempt(task: Task, item: Any, process: int) -> Any:
         return _Failure(process, str(error), error)
     except Exception as error:
         return _Failure(process, f"{type(error).__name__}: {_first_line(error)}", None)
+
+
+def _reason(error: BaseException) -> str:
+    """gloo's message without the place in its source, and without what follows the first sentence."""
+    return re.sub(r"^\[[^]]*\] ", "", _first_line(error)).partition(". ")[0]
 
 
 def _first_line(error: BaseException) -> str:

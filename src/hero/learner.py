@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from hero.config import Config
-from hero.distributed import Helper, Task, connect
-from hero.errors import ConfigError, RunError
+from hero.distributed import Helper, Task, Workers
+from hero.errors import ConfigError, ModelError, RunError
 from hero.memory import Memory
 from hero.noise import FeedbackNoise, make_noise
 from hero.policies import Conditioning, Policy, load_policy
@@ -47,7 +47,7 @@ class Learner:
         trackers: are told of the figures.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, policy: Policy) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
         self.config = config
         self.directory = directory
         self.policy = policy
@@ -57,7 +57,8 @@ class Learner:
             policy.latent_shape, config.representation, seed=config.seed, device=policy.device
         )
         self.update = make_update(policy, config.update, seed=config.seed)
-        self.workers = connect(config, _tasks(policy, self.conditioning, self.update), policy.parameters())
+        self.workers = workers
+        self.workers.prepare(_tasks(policy, self.conditioning, self.update), policy.parameters())
         self.memory = Memory.empty()
         self.history: list[RoundStats] = []
         self.trackers = Trackers(config, directory)
@@ -181,7 +182,11 @@ def help_main() -> None:
     """
     helper = Helper()
     config = helper.config
-    policy = load_policy(config)
+    try:
+        policy = load_policy(config)
+    except ModelError as error:
+        helper.refuse(str(error))
+        raise
     update = make_update(policy, config.update, seed=config.seed)
     helper.serve(_tasks(policy, policy.encode(config.task.prompts), update), policy.parameters())
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 
 from hero.config import Config
+from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
@@ -49,10 +50,11 @@ class Tuner:
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
         check_trackers(config.tracking)
+        workers = connect(config)
         policy = load_policy(config)
         directory = RunDirectory.create(out, config)
         with _unlocked_on_failure(directory):
-            self._attach(directory, policy)
+            self._attach(directory, policy, workers)
             self.learner.save()
 
     @classmethod
@@ -72,7 +74,8 @@ class Tuner:
         directory.lock()
         with _unlocked_on_failure(directory):
             tuner = cls.__new__(cls)
-            tuner._attach(directory, load_policy(directory.config))
+            workers = connect(directory.config)
+            tuner._attach(directory, load_policy(directory.config), workers)
             tuner._restore()
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())
@@ -82,11 +85,11 @@ class Tuner:
                 tuner._learn(stored, seconds_waiting=0.0)
         return tuner
 
-    def _attach(self, directory: RunDirectory, policy: Policy) -> None:
+    def _attach(self, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
         self.config = directory.config
         self.directory = directory
         self.store = LabelStore(directory.path / "feedback.db")
-        self.learner = Learner(directory.config, directory, policy)
+        self.learner = Learner(directory.config, directory, policy, workers)
         self._asked: Asked | None = None
         self._asked_at = time.monotonic()
 
