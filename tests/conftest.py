@@ -23,7 +23,7 @@ from hero.tinyworld.vocabulary import build_tokenizer
 torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {
-    "model": {"device": "cpu", "threads": 1},
+    "model": {"device": "cpu", "threads": 1, "dtype": "float32", "gradient_checkpointing": False},
     "sampling": {
         "num_steps": 4,
         "height": 32,

@@ -72,6 +72,14 @@ class NoiseChoice(StrEnum):
     REFINED = "refined"
 
 
+class FormatChoice(StrEnum):
+    """Formats of `hero export`."""
+
+    DIFFUSERS = "diffusers"
+    KOHYA = "kohya"
+    FUSED = "fused"
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 Settings = Annotated[
     list[str] | None,
@@ -80,6 +88,10 @@ Settings = Annotated[
 Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", metavar="TEXT", help="A prompt; default: those trained on. Repeatable."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes that share the work on this machine; what is learnt is the same."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
 
@@ -132,9 +144,11 @@ def train(
     no_evaluate: Annotated[
         bool, typer.Option("--no-evaluate", help="Neither evaluate after training nor write the report.")
     ] = False,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA from feedback. Without options: the tiny world's task `hand`, judged by its oracle."""
+    _share_work(processes)
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
@@ -174,9 +188,11 @@ def resume(
     rounds: Annotated[
         int | None, typer.Option(metavar="N", help="Rounds in all, those that are done included.")
     ] = None,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was stopped, or with more rounds; a finished run says so."""
+    _share_work(processes)
     from hero.evaluators import resolve
     from hero.run import RunDirectory
 
@@ -277,6 +293,27 @@ def report(run: Run) -> None:
     from hero.report import write_report
 
     say(Console(), str(write_report(run)))
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder to make; for kohya a file that ends in .safetensors.")
+    ],
+    format_: Annotated[
+        FormatChoice,
+        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+    ] = FormatChoice.DIFFUSERS,
+) -> None:
+    """Write what a run has learnt for other programs, with a model card."""
+    from hero.run import RunDirectory
+
+    RunDirectory.open(run)  # a wrong folder is told at once, before torch is imported
+    _quiet_libraries()
+    from hero.export import export as write
+
+    say(Console(), str(write(run, format_.value, out)))
 
 
 @app.command()
@@ -436,6 +473,26 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _share_work(processes: int | None) -> None:
+    """Starts the processes that were asked for and waits for them; in a process that only helps, helps.
+
+    Comes back in the process that has a run to train.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if processes is not None and started > 1 and processes != started:
+        raise ConfigError(f"--processes {processes}, but {started} were started already; leave the option out")
+    if started > 1 and os.environ["RANK"] != "0":
+        _quiet_libraries()
+        from hero.learner import help_main
+
+        help_main()
+        raise typer.Exit
+    if started == 1 and (processes or 1) > 1:
+        from hero.distributed import launch
+
+        raise typer.Exit(launch(processes or 1, ["-m", "hero", *sys.argv[1:]]))
+
+
 def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluator:
     """Refuses a folder that is taken before it looks for the evaluator; neither needs the model."""
     from hero.evaluators import resolve
@@ -502,7 +559,8 @@ def _train(tuner: Tuner, evaluator: Evaluator | LiveEvaluator, console: Console)
             if stats.round < rounds:
                 advance(stats.round * per_round, f"{where()} drawing")
 
-        return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
+        with tuner:
+            return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
 
 
 def _evaluation_of(run: Path, labels: int) -> dict[str, Any] | None:

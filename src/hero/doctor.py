@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -153,16 +152,8 @@ def _draw(policy: Policy, config: Config) -> tuple[Conditioning, Trajectory]:
 def _same_as_library(policy: Policy, config: Config) -> Check:
     """With η = 0 the final latents of a rollout are those of the pipeline's own call, from the same noise."""
     _, trajectory = _draw(policy, config)
-    pipeline: Any = policy.pipeline  # type: ignore[attr-defined]
-    reference = pipeline(
-        list(config.task.prompts * _IMAGES),
-        latents=trajectory.initial_noise.to(policy.device),
-        num_inference_steps=_STEPS,
-        guidance_scale=config.sampling.guidance_scale,
-        eta=0.0,
-        output_type="latent",
-    ).images
-    apart = float((trajectory.final_latents - reference.cpu()).abs().max())
+    reference = policy.library_latents(config.task.prompts * _IMAGES, trajectory.initial_noise)
+    apart = float((trajectory.final_latents - reference).abs().max())
     return Check(
         "same as the library",
         apart <= LIBRARY_TOLERANCE,
