@@ -116,14 +116,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "noise": {"best_share": 0.5, "epsilon": 0.1},
         "update": {
-            "learning_rate": 1.5e-3,
+            "learning_rate": 3e-3,
             "weight_decay": 1e-4,
             "max_grad_norm": 1.0,
             "clip_range": 1e-3,
-            "timesteps_per_image": 5,
+            "timesteps_per_image": 8,
+            "timestep_weight": "std",
             "images_per_step": 8,
-            "micro_batch": 40,
+            "micro_batch": 64,
         },
+        "evaluation": {"images": 128},
     },
 }
 """Values per kind of model; where each comes from is in docs/models.md."""

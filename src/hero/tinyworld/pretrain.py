@@ -215,6 +215,9 @@ def save(work: Path, out: Path, scenes: Scenes, history: str, command: str) -> N
         pipeline.save_pretrained(folder)
         # transformers 4 reads these two, transformers 5 the tokenizer.json beside them.
         pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+        for described in (folder / "model_index.json", *folder.glob("*/config.json")):  # where it was loaded from
+            about = {key: v for key, v in json.loads(described.read_text()).items() if key != "_name_or_path"}
+            described.write_text(json.dumps(about, indent=2) + "\n")
         config = folder / "text_encoder" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
         (folder / "README.md").write_text(card)
