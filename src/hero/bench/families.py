@@ -141,7 +141,11 @@ def to_markdown(families: list[FamilyResult], memory: list[dict[str, Any]]) -> s
     lines += [
         f"| `{r.family}` | `{r.pipeline}` | {r.fidelity:.1e} | {r.ratio:.1e} | {r.round_trip:.1e} |" for r in families
     ]
-    lines += ["", "| model | preset | precision | denoiser | weights | peak | trajectories |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| model | preset | precision | denoiser | weights | peak | trajectories |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in memory:
         sizes = " | ".join(gibibytes(row[key]) for key in ("weights", "peak", "trajectories"))
         lines.append(
