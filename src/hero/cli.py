@@ -449,19 +449,21 @@ def _share_work(processes: int | None) -> None:
 
     Comes back in the process that has a run to train.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    if processes is not None and started > 1 and processes != started:
-        raise ConfigError(f"--processes {processes}, but {started} were started already; leave the option out")
-    if started > 1 and os.environ["RANK"] != "0":
-        _quiet_libraries()
-        from hero.learner import help_main
+    if "RANK" in os.environ:  # started by torchrun or accelerate, or by the lines below
+        from hero.distributed import is_helper, process_count
 
-        help_main()
-        raise typer.Exit
-    if started == 1 and (processes or 1) > 1:
+        if processes is not None and processes != process_count():
+            raise ConfigError(f"--processes {processes}, but {process_count()} were started already; leave it out")
+        if is_helper():
+            _quiet_libraries()
+            from hero.learner import help_main
+
+            help_main()
+            raise typer.Exit
+    elif processes is not None and processes > 1:
         from hero.distributed import launch
 
-        raise typer.Exit(launch(processes or 1, ["-m", "hero", *sys.argv[1:]]))
+        raise typer.Exit(launch(processes, ["-m", "hero", *sys.argv[1:]]))
 
 
 def _hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:
