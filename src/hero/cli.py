@@ -157,11 +157,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA from feedback. Without options: the tiny world's task `hand`, judged by its oracle."""
+    on_hub = _hub_settings(revision, variant, token)  # helpers need the token, too
     _share_work(processes)
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
-    own = merge(own, _hub_settings(revision, variant, token))
+    own = merge(own, on_hub)
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and "evaluator" not in own:
