@@ -93,6 +93,11 @@ Processes = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Processes that share the work on this machine; what is learnt is the same."),
 ]
+Revision = Annotated[str | None, typer.Option(metavar="REF", help="Hub revision: a branch, tag or commit.")]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight variant of the model's files, e.g. fp16.")]
+Token = Annotated[
+    str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process alone; it is never written down.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
 
 
@@ -119,9 +124,13 @@ def train(
         str | None,
         typer.Option(metavar="PATH_OR_ID", help="tinyworld (bundled, the default), a pipeline folder or a hub id."),
     ] = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    token: Token = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="hero (the default), ddpo or noise-only.")] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="tinyworld or stable-diffusion; default: by model.")
+        str | None,
+        typer.Option(metavar="NAME", help="tinyworld, stable-diffusion, sdxl, sd3 or flux; default: by model."),
     ] = None,
     evaluator: Annotated[
         str | None,
@@ -148,10 +157,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA from feedback. Without options: the tiny world's task `hand`, judged by its oracle."""
+    on_hub = _hub_settings(revision, variant, token)  # helpers need the token, too
     _share_work(processes)
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
+    own = merge(own, on_hub)
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and "evaluator" not in own:
@@ -444,6 +455,35 @@ def bench_success(
     say(console, to_markdown(cells), str(out / "results.md"))
 
 
+@bench_app.command("speed")
+def bench_speed(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the results and for random models.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="sd15-random, sdxl-random, sd35-medium-random or flux-dev-random, of full size, or any model.",
+        ),
+    ] = "sd15-random",
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn and learnt from.")] = 16,
+    settings: Settings = None,
+) -> None:
+    """Measure drawing and learning on this device; writes speed.json and speed.md."""
+    from hero.methods import configure
+
+    own = parse_assignments(settings or [])
+    _quiet_libraries()
+    from hero.bench.speed import measure_speed, model_folder, to_markdown, write_speed
+
+    console = Console()
+    with _interruptible_bench(out):
+        out.mkdir(parents=True, exist_ok=True)
+        config = configure("hand", model=str(model_folder(model, out)), images_per_round=images, settings=own)
+        speed = measure_speed(config, model)
+        write_speed(speed, out)
+    say(console, to_markdown(speed), str(out / "speed.md"))
+
+
 @app.command()
 def doctor(
     model: Annotated[
@@ -452,15 +492,20 @@ def doctor(
     evaluator: Annotated[
         str | None, typer.Option(metavar="MODULE:CALLABLE", help="An evaluator of your own to try on one batch.")
     ] = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    token: Token = None,
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the installation, a model and an evaluator; exit status 1 if anything is wrong."""
+    own = merge(parse_assignments(settings or []), _hub_settings(revision, variant, token))
     _quiet_libraries()
     from hero.doctor import diagnose
 
     console = Console()
     checks = []
-    for check in diagnose(model, evaluator):
+    for check in diagnose(model, evaluator, settings=own):
         checks.append(check)
         if not as_json:
             say(console, f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}")
@@ -478,19 +523,29 @@ def _share_work(processes: int | None) -> None:
 
     Comes back in the process that has a run to train.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    if processes is not None and started > 1 and processes != started:
-        raise ConfigError(f"--processes {processes}, but {started} were started already; leave the option out")
-    if started > 1 and os.environ["RANK"] != "0":
-        _quiet_libraries()
-        from hero.learner import help_main
+    if "RANK" in os.environ:  # started by torchrun or accelerate, or by the lines below
+        from hero.distributed import is_helper, process_count
 
-        help_main()
-        raise typer.Exit
-    if started == 1 and (processes or 1) > 1:
+        if processes is not None and processes != process_count():
+            raise ConfigError(f"--processes {processes}, but {process_count()} were started already; leave it out")
+        if is_helper():
+            _quiet_libraries()
+            from hero.learner import help_main
+
+            help_main()
+            raise typer.Exit
+    elif processes is not None and processes > 1:
         from hero.distributed import launch
 
-        raise typer.Exit(launch(processes or 1, ["-m", "hero", *sys.argv[1:]]))
+        raise typer.Exit(launch(processes, ["-m", "hero", *sys.argv[1:]]))
+
+
+def _hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:
+    """Where on the hub the model is, as settings; the token goes to the hub's client alone."""
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    given = {"revision": revision, "variant": variant}
+    return {"model": {key: value for key, value in given.items() if value is not None}}
 
 
 def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluator:

@@ -19,7 +19,7 @@ from hero.tinyworld import architecture
 from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import MAX_LENGTH, build_tokenizer
 
-__all__ = ["MINIATURES", "save_miniature"]
+__all__ = ["MINIATURES", "new_clip_tokenizer", "save_miniature"]
 
 _WIDTH, _LETTERS = 16, "abcdefghijklmnopqrstuvwxyz0123456789.,"
 _CHAT = (
@@ -44,7 +44,7 @@ def save_miniature(name: str, folder: Path) -> Path:
 
 
 def _stable_diffusion() -> Any:
-    tokenizer = _clip_tokenizer()
+    tokenizer = new_clip_tokenizer()
     return architecture.assemble(
         architecture.new_vae(), architecture.new_text_encoder(tokenizer), tokenizer, architecture.new_unet()
     )
@@ -57,7 +57,7 @@ def _stable_diffusion_v() -> Any:
 
 
 def _stable_diffusion_xl() -> Any:
-    tokenizer = _clip_tokenizer()
+    tokenizer = new_clip_tokenizer()
     unet = diffusers.UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -94,7 +94,7 @@ def _stable_diffusion_xl() -> Any:
 
 
 def _stable_diffusion_3() -> Any:
-    tokenizer = _clip_tokenizer()
+    tokenizer = new_clip_tokenizer()
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -124,7 +124,7 @@ def _stable_diffusion_3() -> Any:
 
 
 def _flux() -> Any:
-    tokenizer = _clip_tokenizer()
+    tokenizer = new_clip_tokenizer()
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -269,7 +269,8 @@ def _shifting_scheduler() -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)
 
 
-def _clip_tokenizer() -> Any:
+def new_clip_tokenizer() -> Any:
+    """CLIP's tokenizer with the tiny world's vocabulary."""
     return build_tokenizer(caption_weights())
 
 

@@ -66,6 +66,7 @@ class Policy(Protocol):
         pipeline: the library's pipeline, whose denoiser carries the LoRA.
         denoiser: the component that is trained.
         latent_shape: (C, h, w).
+        image_size: (height, width) in pixels.
         num_steps: T.
         trainable_steps: (T,) bool on the CPU; False where a step has no density.
         device: where latents live.
@@ -75,6 +76,7 @@ class Policy(Protocol):
     pipeline: Any
     denoiser: Any
     latent_shape: tuple[int, int, int]
+    image_size: tuple[int, int]
     num_steps: int
     trainable_steps: torch.Tensor
     device: torch.device

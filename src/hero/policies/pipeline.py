@@ -39,6 +39,7 @@ class PipelinePolicy:
         self.denoiser = getattr(pipeline, family.denoiser).eval()
         self.storage_dtype: torch.dtype = self.denoiser.dtype
         self.latent_shape = family.latent_shape
+        self.image_size = (family.size.height, family.size.width)
         self.num_steps = family.steps.num_steps
         self.trainable_steps = family.steps.trainable
         encoders = [getattr(pipeline, name) for name in family.text_encoders]

@@ -43,7 +43,8 @@ def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
             steps are not Gaussian in the model's output.
     """
     config, name = dict(scheduler.config), type(scheduler).__name__
-    if "beta_schedule" not in config:
+    # A scheduler keeps settings of another kind that its file holds, so the setting alone proves nothing.
+    if "beta_schedule" not in config or not hasattr(scheduler, "alphas_cumprod"):
         raise ModelError(
             f"the scheduler {name} cannot be made stochastic: it has no betas; "
             "put a DDIMScheduler with the model's noise schedule into the model's scheduler folder"
