@@ -17,6 +17,7 @@ from hero.errors import TrainingError
 from hero.objectives.ppo import PPOStats, ppo_loss
 from hero.optimizers import load_optimizer_tensors, optimizer_tensors
 from hero.policies import Conditioning, Policy
+from hero.progress import OnStep, ignore
 from hero.seeding import generator
 from hero.types import Rewards, Trajectory, UpdateStats
 
@@ -38,7 +39,12 @@ class ReplayUpdate:
         )
 
     def step(
-        self, trajectory: Trajectory, conditioning: Conditioning, rewards: Rewards, round_: int
+        self,
+        trajectory: Trajectory,
+        conditioning: Conditioning,
+        rewards: Rewards,
+        round_: int,
+        on_step: OnStep = ignore,
     ) -> UpdateStats | None:
         """One round's update; None (and nothing changed) where no image has an advantage.
 
@@ -55,6 +61,7 @@ class ReplayUpdate:
             for epoch in range(self.config.inner_epochs)
             for step in _batched(self._shuffle(images, round_, epoch), self.config.images_per_step)
         ]
+        on_step("update", 0, len(plan))
         if self._recomputes():
             self._recompute(trajectory, conditioning, plan, old_log_probs)
         losses, norms, stats = [], [], []
@@ -65,6 +72,7 @@ class ReplayUpdate:
             losses.append(loss)
             norms.append(norm)
             stats.append(step_stats)
+            on_step("update", len(stats), len(plan))
         return UpdateStats(
             steps=len(plan),
             loss=sum(losses) / len(losses),
