@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--until-stdin-closes",
         action="store_true",
-        help="end when the program that started this one does, killed or not",
+        help="end with the program that started this one",
     )
     given = parser.parse_args(arguments)
     if given.until_stdin_closes:
