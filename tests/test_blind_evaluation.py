@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from hero.config import validate
 from hero.errors import FeedbackError, RunError
 from hero.evaluation import SETS, EvaluationResult, Measured
 from hero.evaluation.blind import ROUND_SIZE, BlindPlan
-from hero.evaluation.people import DESK, judge_blind, people_said, stored_evaluation
+from hero.evaluation.people import BlindDesk
+from hero.evaluation.stored import DESK, people_said, stored_evaluation
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
 from hero.tasks import get_task
@@ -67,6 +69,13 @@ def run(tmp_path: Path) -> RunDirectory:
 def _is_red(image: Image.Image) -> bool:
     red, _, blue = image.resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
     return red > blue
+
+
+def judge_blind(
+    run: RunDirectory, evaluator: Any, *, judge: str, images: int = 48, on_round: Callable[..., Any] | None = None
+) -> dict[str, Any]:
+    with BlindDesk(run, judge, images) as desk:
+        return desk.judge(evaluator, on_round)
 
 
 class Watching:
