@@ -50,7 +50,8 @@ class Tuner:
 
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
-        _check_unused(config)
+        if config.evaluator.store is not None:
+            LabelStore.check_free(config.evaluator.store)
         policy = load_policy(config)
         directory = RunDirectory.create(out, config)
         with _unlocked_on_failure(directory):
@@ -335,17 +336,6 @@ class Tuner:
     def save_lora(self, folder: str | Path) -> Path:
         """Writes the LoRA as pytorch_lora_weights.safetensors into `folder`; returns the file."""
         return self.policy.save_lora(Path(folder))
-
-
-def _check_unused(config: Config) -> None:
-    """Raises RunError if the shared label store that `config` names holds labels: they name images of another run."""
-    if config.evaluator.store is not None:
-        with LabelStore(config.evaluator.store) as store:
-            if store.count() or store.submitted_rounds():
-                raise RunError(
-                    f"the label store {store.database.name} holds the labels of another run; give each run a database "
-                    "of its own with --store"
-                )
 
 
 @contextmanager
