@@ -25,6 +25,7 @@ WITHOUT_TORCH = (
     "hero.errors",
     "hero.feedback",
     "hero.methods",
+    "hero.page",
     "hero.tasks",
     "hero.types",
 )
@@ -94,7 +95,7 @@ def test_no_stage_knows_the_tuner_or_the_store(stage: str) -> None:
 
 def test_only_interfaces_know_the_tuner() -> None:
     users = {name.split(".")[1] for name, path in MODULES.items() if "hero.tuner" in imported(path, at_once=False)}
-    assert users <= {"cli", "bench", "doctor", "starting", "web"}
+    assert users <= {"attended", "bench", "cli", "doctor", "starting"}
 
 
 def test_the_labelling_page_s_modules_load_no_torch() -> None:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import os
 import re
+import socket
+import time
+from _thread import interrupt_main
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from hero.cli import app
 from hero.config import validate
 from hero.errors import FeedbackError, RunError
 from hero.evaluation import SETS, EvaluationResult, Measured
 from hero.evaluation.blind import ROUND_SIZE, BlindPlan
-from hero.evaluation.people import DESK, judge_blind, people_said, stored_evaluation
+from hero.evaluation.people import BlindDesk
+from hero.evaluation.stored import DESK, people_said, stored_evaluation
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
 from hero.tasks import get_task
@@ -67,6 +78,13 @@ def run(tmp_path: Path) -> RunDirectory:
 def _is_red(image: Image.Image) -> bool:
     red, _, blue = image.resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
     return red > blue
+
+
+def judge_blind(
+    run: RunDirectory, evaluator: Any, *, judge: str, images: int = 48, on_round: Callable[..., Any] | None = None
+) -> dict[str, Any]:
+    with BlindDesk(run, judge, images) as desk:
+        return desk.judge(evaluator, on_round)
 
 
 class Watching:
@@ -232,3 +250,69 @@ def test_a_run_without_images_cannot_be_judged(run: RunDirectory) -> None:
     (run.path / "evaluation/result.json").unlink()
     with pytest.raises(RunError, match="holds no evaluation; run"):
         judge_blind(run, Watching(), judge="my:judge")
+
+
+def test_people_judge_on_the_page(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command serves the desk; two people say good of what is red, one of them errs on one image of each round."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("HERO_WEB_TOKEN", "a-token-of-the-test-that-is-long-enough")
+    seen: list[str] = []
+    people = Thread(target=_people, args=(f"http://127.0.0.1:{port}", os.environ["HERO_WEB_TOKEN"], seen), daemon=True)
+    people.start()
+    command = ["evaluate", str(run.path), "--evaluator", "web", "--images", "20", "--port", str(port), "--no-browser"]
+    config = run.config.model_dump(mode="json", exclude_none=True)
+    config["evaluator"] |= {"people": 2, "rule": "lead:ann"}
+    run.write_text("config.toml", validate(config).to_toml())
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    people.join(10)
+    answer = json.loads(result.stdout)["people"]
+    assert (answer["judge"], answer["evaluators"], answer["images"]) == ("web", ["ann", "ben"], 20)
+    assert answer["success"] == {"base": 0.5, "tuned_fresh": 1.0, "tuned_refined": 1.0}
+    assert answer["agreement_between"]["images"] == 60
+    assert answer["agreement_between"]["share"] == pytest.approx(58 / 60)
+    assert "evaluation" in seen[0]
+    for text in seen:
+        assert not any(name in text for name in (*SETS, "tuned", "refined"))
+
+
+def _people(address: str, token: str, seen: list[str]) -> None:
+    try:
+        _label(address, token, seen)
+    except BaseException:
+        interrupt_main()  # the command would wait for them for ever
+        raise
+
+
+def _label(address: str, token: str, seen: list[str]) -> None:
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
+        for round_ in (1, 2):
+            shown = _round_of(client, round_, seen)
+            for name in ("ben", "ann"):
+                marks = []
+                for place, image in enumerate(shown["images"]):
+                    picture = Image.open(io.BytesIO(client.get(f"/api/images/{image['id']}").content))
+                    good = _is_red(picture.convert("RGB")) != (name == "ben" and place == 0)
+                    marks.append({"image_id": image["id"], "kind": "verdict", "value": "good" if good else "bad"})
+                body = {"evaluator": name, "marks": [{**mark, "suggested": None, "seconds": 0.4} for mark in marks]}
+                client.post(f"/api/rounds/{round_}/marks", json=body).raise_for_status()
+                closing = {"evaluator": name, "seconds": 9.0, "seen_none_good": True}
+                client.post(f"/api/rounds/{round_}/submit", json=closing).raise_for_status()
+
+
+def _round_of(client: httpx.Client, round_: int, seen: list[str]) -> dict[str, Any]:
+    """The round once all its images are there."""
+    for _ in range(1000):
+        try:
+            state = client.get("/api/state", params={"evaluator": "ann"})
+        except httpx.TransportError:
+            time.sleep(0.2)
+            continue
+        shown = state.json()["round"]
+        if shown is not None and shown["round"] == round_ and shown["drawn"] == shown["total"]:
+            seen.append(state.text)
+            return dict(shown)
+        time.sleep(0.2)
+    raise AssertionError(f"round {round_} never came")

@@ -263,7 +263,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.learns
 def test_the_python_pages_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    loop, watcher, _, resume, use = code_blocks(ROOT / "docs" / "python.md")
+    loop, watcher, _, _, resume, use = code_blocks(ROOT / "docs" / "python.md")
     run(reduced(loop, {"seed=0": "seed=0, rounds=1, images_per_round=4"}))
     assert Path("my-lora/pytorch_lora_weights.safetensors").is_file()
     run(reduced(resume, {"12": "2"}))

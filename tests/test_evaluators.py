@@ -204,7 +204,7 @@ def test_the_tasks_own_oracle_judges_drawn_scenes() -> None:
     ("layers", "message"),
     [
         ({"evaluator": {"name": "orakle"}}, "unknown evaluator 'orakle'; did you mean 'oracle'"),
-        ({"evaluator": {"name": "web"}}, "no labelling page yet.*--evaluator module:callable"),
+        ({"evaluator": {"name": "web"}}, "hero train --evaluator web"),
         ({"evaluator": {"name": "python"}}, r"Tuner\.ask\(\).*Tuner\.tell"),
         ({"task": {"prompts": ["a hat"]}}, "a prompt of your own has no oracle.*--evaluator module:callable"),
         ({"task": {"name": "hand", "prompts": ["a hat"]}}, "own has no oracle: 'a hat' is not of 'hand'"),

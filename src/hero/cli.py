@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -27,7 +28,10 @@ from hero.console import closing_lines, progress_bar, round_line, say, success_l
 from hero.errors import ConfigError, HeroError, RunError, nearest
 
 if TYPE_CHECKING:
+    from hero.evaluation.people import BlindDesk
     from hero.evaluators import Evaluator, LiveEvaluator
+    from hero.evaluators.people import People
+    from hero.feedback import LabelStore
     from hero.trained import TrainedRun
     from hero.tuner import Tuner
     from hero.types import ImageChunk, RoundStats
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_FAREWELL = 2.0
+"""Seconds for which a finished page is still served, so that it can say so."""
 
 _FIXED = ("method", "preset", "task.name", "task.prompts", "model.path")
 """What a run is. `hero resume` cannot change it: the recipe's other settings would stay as they were."""
@@ -98,6 +104,11 @@ Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight varian
 Token = Annotated[
     str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process alone; it is never written down.")
 ]
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where the labelling page listens; others than this machine may see it.")
+]
+Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
 
 
@@ -136,9 +147,16 @@ def train(
         str | None,
         typer.Option(
             metavar="WHO",
-            help="oracle (the task's judge, the default), module:callable, or web (default with --prompt).",
+            help="oracle (the task's judge, the default), module:callable, or web (default with --prompt): people.",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A label store that several machines share; default: the run's own file."),
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
     rounds: Annotated[int | None, typer.Option(metavar="N", help="Rounds of feedback.")] = None,
     images_per_round: Annotated[int | None, typer.Option(metavar="N", help="Images shown in a round.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of every random draw.")] = None,
@@ -165,8 +183,10 @@ def train(
     own = merge(own, on_hub)
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
-    if prompt and evaluator is None and "evaluator" not in own:
+    if prompt and evaluator is None and not _names_evaluator(own):
         evaluator = "web"  # a prompt of one's own has no oracle
+    if store is not None:
+        own = merge(own, {"evaluator": {"store": store}})
     config = configure(
         task,
         prompts=prompt or (),
@@ -186,10 +206,15 @@ def train(
     from hero.tuner import Tuner
 
     console = Console(stderr=as_json)
-    with _interruptible(out):
+    with _interruptible(out), ExitStack() as stack:
         say(console, f"{config.task.name}, method {config.method}, model {config.model.path} → {out}")
-        history = _train(Tuner(config, out), answers, console)
-        _finish(out, config, history, console, as_json)
+        tuner, people = Tuner(config, out), None
+        if answers is None:
+            served = _people_at(out, config, tuner.store, console, host=host, port=port, browser=not no_browser)
+            people = stack.enter_context(served)
+        history = _train(tuner, people or answers, console)
+        del tuner  # its model makes room for the one that is evaluated
+        _finish(out, config, history, console, as_json, people)
 
 
 @app.command()
@@ -200,11 +225,13 @@ def resume(
         int | None, typer.Option(metavar="N", help="Rounds in all, those that are done included.")
     ] = None,
     processes: Processes = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was stopped, or with more rounds; a finished run says so."""
     _share_work(processes)
-    from hero.evaluators import resolve
     from hero.run import RunDirectory
 
     own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
@@ -212,22 +239,49 @@ def resume(
     _check_unchanged(RunDirectory.open(run).config, directory.config)
     checkpoint = directory.load_checkpoint("told")
     finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds
-    answers = None if finished else resolve(directory.config)
+    answers = None if finished else _evaluator_of(directory.config)
     _quiet_libraries()
     from hero.tuner import Tuner
 
     console = Console(stderr=as_json)
-    with _interruptible(run):
-        tuner = Tuner.resume(run, own)
+    with _interruptible(run), ExitStack() as stack:
+        tuner, people = Tuner.resume(run, own), None
         config, done = tuner.config, len(tuner.history)
-        if answers is None:
+        if tuner.done:
             say(console, f"{run} is finished after {done} rounds; `hero resume {run} --rounds {2 * done}` goes on")
-            history = tuner.history
+            history: list[RoundStats] | None = tuner.history
         else:
             say(console, f"{run} goes on after round {done} of {config.rounds}")
-            history = _train(tuner, answers, console)
+            if answers is None:
+                served = _people_at(run, config, tuner.store, console, host=host, port=port, browser=not no_browser)
+                people = stack.enter_context(served)
+            history = _train(tuner, people or answers, console)
         del tuner  # its model makes room for the one that is evaluated
-        _finish(run, config, history, console, as_json)
+        _finish(run, config, history, console, as_json, people)
+
+
+@app.command()
+def label(
+    run: Run,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
+) -> None:
+    """Serve the labelling page of a run again, also of one that is trained elsewhere; Ctrl-C closes it."""
+    from hero.page import serving
+
+    if not (run / "config.toml").is_file():
+        raise RunError(f"there is no run in {run}: it holds no config.toml")
+    settings = validate(load_toml(run / "config.toml")).evaluator
+    if settings.name != "web":
+        raise ConfigError(f"{run} is not labelled by people, its evaluator is {settings.name!r}; see --evaluator web")
+    console = Console()
+    with serving(run, settings.store, host=host, port=port, browser=not no_browser) as page:
+        say(console, f"label at {page.address}")
+        try:
+            page.wait()
+        except KeyboardInterrupt:
+            say(console, f"closed; every label is stored, and `hero label {run}` serves the page again")
 
 
 @app.command()
@@ -243,9 +297,12 @@ def evaluate(
     evaluator: Annotated[
         str,
         typer.Option(
-            metavar="WHO", help="Who judges: oracle (the task's judge), module:callable or a reward model, blind."
+            metavar="WHO", help="Who judges: oracle (the task's judge); blind: web, module:callable or a reward model."
         ),
     ] = "oracle",
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against its base model: success, diversity, drift. Writes evaluation/ in the run."""
@@ -255,7 +312,11 @@ def evaluate(
         result = _evaluate(_load_trained(run), console, images=images, prompts=prompts)
     else:
         with _interruptible(run, f"hero evaluate {run} --evaluator {evaluator}"):
-            result = _evaluate_blind(run, evaluator, console, images=images, prompts=prompts)
+            desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts)
+            if evaluator == "web":
+                result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser)
+            else:
+                result = _judge_here(desk, evaluator, console)
     if as_json:
         _print_json(result)
     else:
@@ -548,13 +609,39 @@ def _hub_settings(revision: str | None, variant: str | None, token: str | None) 
     return {"model": {key: value for key, value in given.items() if value is not None}}
 
 
-def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluator:
+def _names_evaluator(own: Mapping[str, Any]) -> bool:
+    """Whether the settings say who answers."""
+    stage = own.get("evaluator", {})
+    return not isinstance(stage, Mapping) or "name" in stage
+
+
+def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluator | None:
     """Refuses a folder that is taken before it looks for the evaluator; neither needs the model."""
-    from hero.evaluators import resolve
     from hero.run import RunDirectory
 
     RunDirectory.check_free(out)
-    return resolve(config)
+    return _evaluator_of(config)
+
+
+def _evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
+    """Who answers in this process; None where people do, at their page."""
+    from hero.evaluators import resolve
+
+    return None if config.evaluator.name == "web" else resolve(config)
+
+
+@contextmanager
+def _people_at(
+    run: Path, config: Config, store: LabelStore, console: Console, *, host: str, port: int | None, browser: bool
+) -> Iterator[People]:
+    """The people at the page of `run`, which is served within."""
+    from hero.evaluators.people import People
+    from hero.page import serving
+
+    with serving(run, config.evaluator.store, host=host, port=port, browser=browser) as page:
+        say(console, f"label at {page.address}")
+        yield People(store, config.evaluator)
+        time.sleep(_FAREWELL)
 
 
 def _check_unchanged(begun: Config, wanted: Config) -> None:
@@ -565,15 +652,28 @@ def _check_unchanged(begun: Config, wanted: Config) -> None:
             raise ConfigError(f"{key} cannot change once a run has begun; start a new run with `hero train`")
 
 
-def _finish(run: Path, config: Config, history: list[RoundStats], console: Console, as_json: bool) -> None:
-    """Evaluates, writes the report and says what came of the run."""
+def _finish(
+    run: Path,
+    config: Config,
+    history: list[RoundStats] | None,
+    console: Console,
+    as_json: bool,
+    people: People | None = None,
+) -> None:
+    """Evaluates, writes the report and says what came of the run; of one that people stopped (None), how to go on."""
+    if history is None:
+        say(console, f"stopped, everything is saved; `hero resume {run}` goes on from here")
+        return
     from hero.report import write_report
     from hero.trained import TrainedRun
 
     result = None
     if config.evaluation.after_training:
-        result = _evaluation_of(run, labels=history[-1].labels) or _evaluate(TrainedRun(run), console)
+        heard = None if people is None else people.evaluating
+        result = _evaluation_of(run, labels=history[-1].labels) or _evaluate(TrainedRun(run), console, heard=heard)
         write_report(run)
+    if people is not None:
+        people.say("stopped", message=f"The run has ended; `hero resume {run} --rounds {2 * len(history)}` goes on.")
     if not as_json:
         say(console, *closing_lines(run, len(history), result))
         return
@@ -590,15 +690,24 @@ def _finish(run: Path, config: Config, history: list[RoundStats], console: Conso
     )
 
 
-def _train(tuner: Tuner, evaluator: Evaluator | LiveEvaluator, console: Console) -> list[RoundStats]:
-    """Trains what is left to train; returns the figures of every round."""
-    rounds, per_round = tuner.config.rounds, tuner.config.sampling.images_per_round
+def _train(
+    tuner: Tuner, evaluator: People | Evaluator | LiveEvaluator | None, console: Console
+) -> list[RoundStats] | None:
+    """Trains what is left to train; returns the figures of every round, or None if people stopped the run."""
+    from hero.attended import train_with_people
+    from hero.evaluators.people import People
+
+    assert evaluator is not None
+    per_round = tuner.config.sampling.images_per_round
     drawn = 0
 
     def where() -> str:
-        return f"round {tuner.round}/{rounds}"
+        return f"round {tuner.round}/{tuner.config.rounds}"
 
-    with progress_bar(console, where(), rounds * per_round) as advance:
+    def advance(completed: int, what: str) -> None:
+        update(completed, what, tuner.config.rounds * per_round)  # people may add rounds
+
+    with progress_bar(console, where(), tuner.config.rounds * per_round) as update:
         advance(len(tuner.history) * per_round, f"{where()} drawing")
 
         def on_chunk(chunk: ImageChunk) -> None:
@@ -610,11 +719,14 @@ def _train(tuner: Tuner, evaluator: Evaluator | LiveEvaluator, console: Console)
         def on_round(stats: RoundStats) -> None:
             nonlocal drawn
             drawn = 0
-            say(console, round_line(stats, rounds))
-            if stats.round < rounds:
+            say(console, round_line(stats, tuner.config.rounds))
+            if not tuner.done:
                 advance(stats.round * per_round, f"{where()} drawing")
 
         with tuner:
+            if isinstance(evaluator, People):
+                done = train_with_people(tuner, evaluator, on_chunk=on_chunk, on_round=on_round)
+                return tuner.history if done else None
             return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
 
 
@@ -628,38 +740,75 @@ def _evaluation_of(run: Path, labels: int) -> dict[str, Any] | None:
 
 
 def _evaluate(
-    trained: TrainedRun, console: Console, *, images: int | None = None, prompts: list[str] | None = None
+    trained: TrainedRun,
+    console: Console,
+    *,
+    images: int | None = None,
+    prompts: list[str] | None = None,
+    heard: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     count = images or trained.config.evaluation.images
     if not console.is_terminal:
         say(console, f"evaluating on {count} held-out images a set")
     with progress_bar(console, "evaluating", count) as advance:
-        result = trained.evaluate(
-            images=images, prompts=prompts, progress=lambda done, total: advance(done, "evaluating", total)
-        )
+
+        def progress(done: int, total: int) -> None:
+            advance(done, "evaluating", total)
+            if heard is not None:
+                heard(done, total)
+
+        result = trained.evaluate(images=images, prompts=prompts, progress=progress)
     return result.to_dict()
 
 
-def _evaluate_blind(
+def _blind_desk(
     run: Path, evaluator: str, console: Console, *, images: int | None, prompts: list[str] | None
-) -> dict[str, Any]:
-    """Draws what is not drawn yet, and has `evaluator` judge it."""
-    from hero.evaluators import resolve_judge
+) -> BlindDesk:
+    """The desk for `evaluator`; draws what is not drawn yet."""
+    from hero.evaluators import check_judge
     from hero.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    judge = resolve_judge(evaluator, directory.config)
+    check_judge(evaluator, directory.config)
     _quiet_libraries()
-    from hero.evaluation.people import PEOPLE_IMAGES, judge_blind, stored_evaluation
+    from hero.evaluation.people import PEOPLE_IMAGES, BlindDesk
+    from hero.evaluation.stored import stored_evaluation
 
     count = images or PEOPLE_IMAGES
     if stored_evaluation(directory, count, prompts) is None:
         _evaluate(_load_trained(run), console, images=count, prompts=prompts)
+    return BlindDesk(directory, evaluator, count)
 
-    def on_round(done: int, rounds: int) -> None:
-        say(console, f"round {done}/{rounds} judged")
 
-    return judge_blind(directory, judge, judge=evaluator, images=count, on_round=on_round)
+def _judge_here(desk: BlindDesk, evaluator: str, console: Console) -> dict[str, Any]:
+    from hero.evaluators import resolve_judge
+
+    with desk:
+        return desk.judge(resolve_judge(evaluator, desk.config), lambda *done: say(console, _judged(*done)))
+
+
+def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | None, browser: bool) -> dict[str, Any]:
+    """Serves the desk until people have judged every round."""
+    from hero.evaluators.people import People, RunStopped
+    from hero.page import serving
+
+    with desk:
+        people = People(desk.store, desk.config.evaluator)
+        people.channel.publish("run", 0, desk.description())
+        with serving(desk.path, host=host, port=port, browser=browser) as page:
+            say(console, f"judge the images at {page.address}")
+            try:
+                result = desk.judge(people, lambda *done: say(console, _judged(*done)))
+            except (RunStopped, KeyboardInterrupt):
+                people.say("stopped", message="Stopped; what was judged is kept.")
+                raise KeyboardInterrupt from None
+            people.say("finished", message="Everything is judged. Thank you!")
+            time.sleep(_FAREWELL)
+        return result
+
+
+def _judged(done: int, rounds: int) -> str:
+    return f"round {done}/{rounds} judged"
 
 
 def _not_empty(prompts: list[str] | None) -> list[str] | None:

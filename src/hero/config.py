@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -206,7 +207,26 @@ class EvaluatorConfig(_Stage):
 
     name: str = Field(
         "oracle",
-        description="`oracle` (the task's judge), `module:callable`, or `python` (the caller answers).",
+        description="`oracle` (the task's judge), `web` (people, on the labelling page), `module:callable`, or "
+        "`python` (the caller answers).",
+    )
+    people: int = Field(1, ge=1, le=1000, description="Web: how many evaluators must submit a round.")
+    rule: str = Field(
+        "majority",
+        pattern="^(majority|unanimity|lead:.+)$",
+        description="Web: how several evaluators become one answer: `majority`, `unanimity`, or `lead:NAME`, whose "
+        "word counts. A tie is bad.",
+    )
+    previews: int = Field(
+        4, ge=0, le=64, description="Web: images drawn from the same fixed noises after each round, to see the change."
+    )
+    linger: float = Field(
+        600.0, ge=0, description="Web: seconds for which a run waits for more rounds after its last one."
+    )
+    store: str | None = Field(
+        None,
+        description="Web: SQLAlchemy URL of a label store that several machines share, e.g. "
+        "`postgresql://me@host/labels`, without a password; none: the run's own `feedback.db`.",
     )
     label_noise: float = Field(0.0, ge=0, le=1, description="Oracle: share of verdicts flipped at random.")
     strictness: float = Field(
@@ -222,6 +242,17 @@ class EvaluatorConfig(_Stage):
     best: Literal["quality", "random"] = Field(
         "quality", description="Oracle: the best is the good image of highest quality, or a random good one."
     )
+
+    @model_validator(mode="after")
+    def _keeps_no_secret(self) -> Self:
+        if self.store is not None and "://" not in self.store:
+            raise ValueError("evaluator.store is no URL; write e.g. postgresql://me@host/labels")
+        if self.store is not None and urlsplit(self.store).password is not None:
+            raise ValueError(
+                "evaluator.store holds a password, which would be written to config.toml; keep it in ~/.pgpass or in "
+                "the environment (PGPASSWORD)"
+            )
+        return self
 
 
 class EvaluationConfig(_Stage):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from hero.config import Config
 from hero.distributed import Helper, Task, Workers
 from hero.errors import ConfigError, ModelError, RunError
@@ -131,27 +133,29 @@ class Learner:
         trajectory = asked.trajectory
         tensors = {"latents": trajectory.latents, "log_probs": trajectory.log_probs}
         tensors |= {"trainable": trajectory.trainable, "prompt_index": trajectory.prompt_index}
-        state = {"seconds": asked.seconds, "drawn_with": self._drawn_with}
+        state = {"seconds": asked.seconds, "drawn_with": _drawn_with(self.config)}
         self.directory.save_checkpoint(asked.batch.round, "asked", state, {"trajectory": tensors})
 
-    def load_asked(self, *, answered: bool) -> Asked | None:
+    def load_asked(self, *, labelled: bool) -> Asked | None:
         """The batch that was shown after the newest finished round; None where it has to be drawn (again).
 
         It is drawn again where the settings that it depends on have changed, or a file of it is gone.
 
         Raises:
-            ConfigError: those settings have changed, but the batch is `answered` already.
+            ConfigError: those settings have changed, but the batch is `labelled` already.
         """
         round_ = len(self.history) + 1
         stored = self.directory.load_checkpoint("asked", round_)
-        if stored is None:
-            return None
-        if stored.state["drawn_with"] != self._drawn_with:
-            if answered:
+        # Where the drawing was cut short, the images so far may have labels already.
+        before = _drawn_with(RunDirectory.open(self.directory.path).config)
+        if (before if stored is None else stored.state["drawn_with"]) != _drawn_with(self.config):
+            if labelled:
                 raise ConfigError(
-                    f"round {round_} was drawn with other settings and is answered already; resume without them, so "
+                    f"round {round_} was drawn with other settings and has labels already; resume without them, so "
                     "that it is learnt from, then change them"
                 )
+            return None
+        if stored is None:
             return None
         trajectory = Trajectory(**stored.tensors["trajectory"])
         ids = tuple(image_id(round_, i) for i in range(len(trajectory)))
@@ -163,14 +167,13 @@ class Learner:
         batch = ImageBatch(round_, ids, images, prompts, self.best, self.config.task.criterion)
         return Asked(batch, trajectory, stored.state["seconds"])
 
-    @property
-    def _drawn_with(self) -> dict[str, Any]:
-        """The settings that images and log-probabilities depend on."""
-        chosen = self.config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise"})
-        for name in ("device", "threads", "gradient_checkpointing", "offload", "vae_slicing"):
-            del chosen["model"][name]
-        del chosen["sampling"]["micro_batch"]
-        return {**chosen, "prompts": list(self.config.task.prompts)}
+    def shown_latents(self, round_: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Final latents (N, C, h, w) and prompt indexes (N,) of an earlier round; None where they are gone."""
+        stored = self.directory.load_checkpoint("asked", round_)
+        if stored is None:
+            return None
+        trajectory = stored.tensors["trajectory"]
+        return trajectory["latents"][:, -1].clone(), trajectory["prompt_index"]
 
 
 def help_main() -> None:
@@ -194,3 +197,12 @@ def help_main() -> None:
 def _tasks(policy: Policy, conditioning: Conditioning, update: ReplayUpdate | None) -> Mapping[str, Task]:
     """What every process of a run can do with a micro-batch."""
     return {"draw": partial(draw, policy, conditioning), **(update.tasks(conditioning) if update else {})}
+
+
+def _drawn_with(config: Config) -> dict[str, Any]:
+    """The settings that images and log-probabilities depend on."""
+    chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise"})
+    for name in ("device", "threads", "gradient_checkpointing", "offload", "vae_slicing"):
+        del chosen["model"][name]
+    del chosen["sampling"]["micro_batch"]
+    return {**chosen, "prompts": list(config.task.prompts)}

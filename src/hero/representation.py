@@ -17,6 +17,7 @@ from hero.config import RepresentationConfig
 from hero.errors import TrainingError
 from hero.memory import Memory
 from hero.optimizers import load_optimizer_tensors, optimizer_tensors
+from hero.progress import OnStep, ignore
 from hero.seeding import derive_seed, generator
 from hero.types import Feedback, ImageId
 
@@ -145,7 +146,7 @@ class Representation:
         """Whether `fit` has ever taken a step."""
         return bool(self.optimizer.state)
 
-    def fit(self, groups: Sequence[TripletGroup], round_: int) -> float:
+    def fit(self, groups: Sequence[TripletGroup], round_: int, on_step: OnStep = ignore) -> float:
         """Takes `epochs` Adam steps on random triplets of `groups` (at least one); returns the last loss.
 
         Each distinct latent is embedded once per step; triplets are index pairs into the embeddings.
@@ -158,7 +159,7 @@ class Representation:
         source = generator(self.seed, "triplets", round_)
         size = torch.tensor([len(p) for p in positives], dtype=torch.float32)
         loss = torch.zeros(())
-        for _ in range(self.config.epochs):
+        for epoch in range(self.config.epochs):
             chosen = torch.multinomial(size, self.config.batch_size, replacement=True, generator=source)
             a = torch.tensor(anchors)[chosen]
             p = _pick(positives, chosen, source)
@@ -172,6 +173,7 @@ class Representation:
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            on_step("representation", epoch + 1, self.config.epochs)
         return float(loss.item())
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hero.errors import ConfigError, RunError
 from hero.evaluation import SETS, EvaluationResult, evaluate
-from hero.evaluation.people import people_said
+from hero.evaluation.stored import people_said
 from hero.noise import FeedbackNoise, InitialNoise, StandardNoise
 from hero.policies import load_policy
 from hero.rollout import draw_images

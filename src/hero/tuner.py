@@ -14,20 +14,21 @@ from typing import Any, Self
 
 import torch
 
-from hero.config import Config
+from hero.config import Config, merge, validate
 from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
 from hero.learner import Asked, Learner
 from hero.policies import Policy, load_policy
+from hero.progress import OnStep, ignore
 from hero.representation import triplet_groups
 from hero.rewards import compute_rewards
 from hero.rollout import concatenate, rollout
 from hero.run import RunDirectory
 from hero.statistics import round_stats
 from hero.tracking import check_trackers
-from hero.types import BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, image_id
+from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, image_id
 
 __all__ = ["Tuner"]
 
@@ -41,8 +42,11 @@ class Tuner:
         config: see `hero.configure`.
         out: the run directory to make.
 
+    Attributes:
+        on_step: told of progress while learning; set it to watch.
+
     Raises:
-        RunError: `out` already holds a run or other files.
+        RunError: `out` already holds a run or other files, or the shared label store those of another run.
         ConfigError: a tracker is not installed.
         ModelError: the model cannot be loaded or used.
     """
@@ -50,6 +54,8 @@ class Tuner:
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
         check_trackers(config.tracking)
+        if config.evaluator.store is not None:
+            LabelStore.check_free(config.evaluator.store)
         workers = connect(config)
         policy = load_policy(config)
         directory = RunDirectory.create(out, config)
@@ -80,7 +86,7 @@ class Tuner:
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())
             tuner.learner.publish()
-            while not tuner.done and (stored := tuner.store.submission(tuner.round)) is not None:
+            while not tuner.done and (stored := tuner.store.answer(tuner.round)) is not None:
                 tuner.ask()
                 tuner._learn(stored, seconds_waiting=0.0)
         return tuner
@@ -88,10 +94,11 @@ class Tuner:
     def _attach(self, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
         self.config = directory.config
         self.directory = directory
-        self.store = LabelStore(directory.path / "feedback.db")
+        self.store = LabelStore(directory.config.evaluator.store or directory.path / "feedback.db")
         self.learner = Learner(directory.config, directory, policy, workers)
         self._asked: Asked | None = None
         self._asked_at = time.monotonic()
+        self.on_step: OnStep = ignore
 
     def _restore(self) -> None:
         """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
@@ -101,7 +108,7 @@ class Tuner:
                 raise RunError(f"{self.directory.path} holds labels but no checkpoint; start a new run")
             self.learner.save()  # stopped before its first checkpoint: as good as new
         elif not self.done:
-            self._asked = self.learner.load_asked(answered=self.store.submission(self.round) is not None)
+            self._asked = self.learner.load_asked(labelled=self.store.count(self.round) > 0)
             self._asked_at = time.monotonic()
 
     @property
@@ -146,7 +153,8 @@ class Tuner:
             self._asked_at = time.monotonic()
         elif on_chunk is not None:
             batch = self._asked.batch
-            on_chunk(ImageChunk(batch.round, batch.ids, batch.images, batch.prompts, len(batch)))
+            latents = self._asked.trajectory.final_latents
+            on_chunk(ImageChunk(batch.round, batch.ids, batch.images, batch.prompts, len(batch), latents))
         return self._asked.batch
 
     def _draw(self, on_chunk: OnChunk | None) -> Asked:
@@ -173,7 +181,8 @@ class Tuner:
             rows = slice(chunk.indices.start, chunk.indices.stop)
             self.directory.write_images(round_, dict(zip(ids[rows], chunk.images, strict=True)))
             if on_chunk is not None:
-                on_chunk(ImageChunk(round_, ids[rows], tuple(chunk.images), tuple(prompts[rows]), n))
+                latents = chunk.trajectory.final_latents
+                on_chunk(ImageChunk(round_, ids[rows], tuple(chunk.images), tuple(prompts[rows]), n, latents))
 
         batch = ImageBatch(round_, ids, tuple(images), tuple(prompts), self.best, config.task.criterion)
         asked = Asked(batch, concatenate(trajectories), time.monotonic() - started)
@@ -192,7 +201,7 @@ class Tuner:
         checkpoint (metrics, LoRA) could not be written it is, and `resume` writes them.
 
         Args:
-            feedback: names images by id.
+            feedback: names images by id; an `Answer` was put together of labels that are stored already.
             evaluator: who answered, for the label store.
             seconds_waiting: how long the answer took; default: since `ask`.
 
@@ -205,19 +214,22 @@ class Tuner:
             raise RunError("there is nothing to answer: call ask() before tell()")
         if not isinstance(feedback, Feedback):
             raise FeedbackError(f"an evaluator must return hero.Feedback, not {type(feedback).__name__}")
-        if self.store.submission(self.round) is not None:  # stored, but learning from it failed
+        if self.store.answer(self.round) is not None:  # stored, but learning from it failed
             raise RunError(
                 f"round {self.round} is answered already; Tuner.resume({str(self.directory.path)!r}) learns from it"
             )
         feedback.check(self._asked.batch)
         waited = time.monotonic() - self._asked_at if seconds_waiting is None else seconds_waiting
-        self.store.record(self.round, feedback, evaluator, waited)
+        if isinstance(feedback, Answer):
+            self.store.conclude(self.round, feedback)
+        else:
+            self.store.record(self.round, feedback, evaluator, waited)
         return self._learn(feedback, waited)
 
     def _learn(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
         assert self._asked is not None
         try:
-            stats = self._learn_in_memory(self._asked, feedback, seconds_waiting)
+            stats = self._learn_in_memory(self._asked, feedback.ordered(self._asked.batch), seconds_waiting)
             self.history.append(stats)
             self.learner.save()
             self._asked = None
@@ -239,7 +251,9 @@ class Tuner:
         # 2. Feedback-aligned representation.
         groups = triplet_groups(latents, batch.ids, index, feedback, memory)
         uses_representation = self.config.reward.kind.startswith("similarity")
-        triplet_loss = learner.representation.fit(groups, round_) if groups and uses_representation else None
+        triplet_loss = None
+        if groups and uses_representation:
+            triplet_loss = learner.representation.fit(groups, round_, self.on_step)
 
         # 3. A reward and an advantage per image.
         rewards = compute_rewards(
@@ -249,7 +263,9 @@ class Tuner:
         # 4. Update of the LoRA; a representation that was never fitted gives no reward worth following.
         update = None
         if learner.update is not None and (learner.representation.fitted or not uses_representation):
-            update = learner.update.step(trajectory, learner.conditioning, rewards, round_, learner.workers)
+            update = learner.update.step(
+                trajectory, learner.conditioning, rewards, round_, learner.workers, self.on_step
+            )
 
         # 5. Feedback-guided initial noise for the next round.
         learner.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
@@ -306,6 +322,16 @@ class Tuner:
         evaluator.begin(RoundStart(self.round, total, task.prompts, self.best, task.criterion))
         self.ask(show)
         return evaluator.collect()
+
+    def extend(self, rounds: int) -> None:
+        """Lets the run go on for `rounds` more; on disk when this returns.
+
+        Raises:
+            ConfigError: that is more than a run can have.
+        """
+        config = validate(merge(self.config.model_dump(), {"rounds": self.config.rounds + rounds}))
+        self.directory.write_text("config.toml", config.to_toml())
+        self.config = self.directory.config = self.learner.config = config
 
     def close(self) -> None:
         """Closes the label store and lets another process train the run; a closed tuner cannot go on."""

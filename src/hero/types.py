@@ -88,6 +88,7 @@ class ImageChunk:
         round: from 1.
         ids, images, prompts: equally long; `images` are PIL RGB images.
         total: how many images the whole round will have.
+        final_latents: (n, C, h, w), z_0 of each image, where the run draws them; else None.
     """
 
     round: int
@@ -95,6 +96,7 @@ class ImageChunk:
     images: tuple[Image.Image, ...]
     prompts: tuple[str, ...]
     total: int
+    final_latents: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -216,13 +218,15 @@ class Feedback:
         return tuple(i for i, verdict in self.verdicts.items() if verdict is Verdict.BAD)
 
     def ordered(self, batch: ImageBatch) -> Feedback:
-        """The same statements in the order of `batch`: what is learnt does not depend on the order of the clicks."""
+        """What it says of `batch`, in its order: what is learnt does not depend on the order of the clicks."""
         place = {i: k for k, i in enumerate([*(best.id for best in batch.best), *batch.ids])}
         return Feedback(
             {i: self.verdicts[i] for i in batch.ids if i in self.verdicts},
-            sorted(self.best, key=place.__getitem__),
+            sorted((i for i in self.best if i in place), key=place.__getitem__),
             {i: self.scores[i] for i in batch.ids if i in self.scores},
-            sorted(self.pairs, key=lambda pair: (place[pair[0]], place[pair[1]])),
+            sorted(
+                (p for p in self.pairs if p[0] in place and p[1] in place), key=lambda p: (place[p[0]], place[p[1]])
+            ),
         )
 
     def to_dict(self) -> dict[str, Any]:

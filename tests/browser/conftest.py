@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from .desk import DESKTOP, ROOT, Desk, Served
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOW = "no Chromium found; `make browser` installs it on Debian and Ubuntu, elsewhere put chromium on PATH"
+PATIENCE = 60_000
+"""Milliseconds: a busy machine is no failure."""
+
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -35,8 +38,9 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail(HOW)
         pytest.skip(HOW)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        launched = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=2 * PATIENCE)
         yield launched
         launched.close()
 
@@ -59,7 +63,7 @@ def serve() -> Iterator[Callable[..., Served]]:
     running: list[Served] = []
 
     def start(desk: Desk, port: int = 0) -> Served:
-        running.append(Served(desk.folder, port))
+        running.append(Served("hero.web", str(desk.folder), "--port", str(port)))
         return running[-1]
 
     yield start
@@ -77,7 +81,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{**DESKTOP, "reduced_motion": "reduce", **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if "Content Security" in line.text else None)
         page.goto(address)

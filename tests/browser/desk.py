@@ -118,13 +118,14 @@ class Desk:
 
 
 class Served:
-    """A server process of a desk."""
+    """A process with a page: the server of a desk, or a whole run (`command`)."""
 
-    def __init__(self, folder: Path, port: int = 0) -> None:
+    def __init__(self, *command: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hero.web", str(folder), "--port", str(port)],
+            [sys.executable, "-m", *command],
             env={**os.environ, "HERO_WEB_TOKEN": TOKEN, "PYTHONPATH": str(ROOT / "src")},
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         self.address = printed_address(self.process)
@@ -135,7 +136,7 @@ class Served:
         self.process.wait()
 
 
-def printed_address(process: subprocess.Popen[str], seconds: float = 60) -> str:
+def printed_address(process: subprocess.Popen[str], seconds: float = 180) -> str:
     """The address with the token, from what the process prints."""
     assert process.stdout is not None
     output = process.stdout

@@ -1,4 +1,4 @@
-"""The labelling page in a real browser: marks by click and key, undo, reload, several people, a server that goes away."""
+"""The labelling page in a real browser: clicks and keys, undo, reload, several people, a server that goes away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tile(page: Page, image: str) -> Any:
     return page.locator(f'.grid .tile[data-id="{image}"]')
 
 
-def until(check: Callable[[], bool], seconds: float = 15) -> None:
+def until(check: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "it did not come to that"
@@ -361,9 +361,7 @@ def test_training_end_and_commands(make_desk: Make, serve: Make, visit: Make, sh
     expect(page.get_by_role("heading", name="Stopped and saved")).to_be_visible()
 
 
-def test_a_blind_evaluation_asks_for_good_or_bad_alone(
-    make_desk: Make, serve: Make, visit: Make, shoot: Make
-) -> None:
+def test_a_blind_evaluation_asks_for_good_or_bad_alone(make_desk: Make, serve: Make, visit: Make, shoot: Make) -> None:
     desk = make_desk(mode="evaluation", rounds=1)
     desk.begin(1, 24)
     ids = desk.draw(1, 0, 24, 24, letter="e")
@@ -445,7 +443,9 @@ def test_many_large_images(make_desk: Make, serve: Make, visit: Make, shoot: Mak
     desk.draw(1, 0, 128, 128, size=512)
     page = visit(serve(desk).address)
     expect(tiles(page)).to_have_count(128)
-    widths = page.evaluate("[...document.querySelectorAll('.tile img')].map(i => new URL(i.src).searchParams.get('width'))")
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.tile img')].map(i => new URL(i.src).searchParams.get('width'))"
+    )
     assert set(widths) == {"128"}
     page.get_by_role("slider", name="Size of the images").fill("320")
     page.wait_for_function("[...document.querySelectorAll('.tile img')].every(i => i.src.endsWith('width=512'))")

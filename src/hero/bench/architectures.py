@@ -21,7 +21,7 @@ from hero.config import Config
 from hero.footprint import Costs, measure
 from hero.policies import Conditioning, family_of
 from hero.policies.pipeline import PipelinePolicy
-from hero.tinyworld.pretrain import new_scheduler
+from hero.tinyworld.architecture import new_scheduler
 
 __all__ = ["FULL_SIZE", "FullSize", "costs_of", "save_full_size"]
 

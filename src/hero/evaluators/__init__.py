@@ -24,6 +24,7 @@ __all__ = [
     "Oracle",
     "RewardModel",
     "check_evaluator",
+    "check_judge",
     "load_evaluator",
     "load_reward_model",
     "resolve",
@@ -50,8 +51,8 @@ def resolve(config: Config) -> Evaluator | LiveEvaluator:
     return _BUILT_IN[name](config)
 
 
-def resolve_judge(name: str, config: Config) -> Evaluator | LiveEvaluator:
-    """The evaluator called `name` as a judge of finished images, who says good or bad of each.
+def check_judge(name: str, config: Config) -> None:
+    """Refuses at once what cannot judge finished images, good or bad of each; loads no model.
 
     Raises:
         ConfigError: as `resolve`; or a reward model without a threshold, whose share of good images is given and
@@ -59,6 +60,12 @@ def resolve_judge(name: str, config: Config) -> Evaluator | LiveEvaluator:
     """
     if is_reward_model(name):
         require_threshold(name)
+    elif name != "web":
+        resolve_judge(name, config)
+
+
+def resolve_judge(name: str, config: Config) -> Evaluator | LiveEvaluator:
+    """The evaluator called `name`, as `resolve` would give it for a run with that evaluator."""
     return resolve(config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": name})}))
 
 
@@ -80,7 +87,10 @@ def _oracle(config: Config) -> Evaluator:
 
 
 def _web(config: Config) -> NoReturn:
-    raise ConfigError(f"this version has no labelling page yet; {_OWN}, or use Tuner.ask and Tuner.tell")
+    raise ConfigError(
+        "the evaluator 'web' is people at a page, who answer a run as a whole: use `hero train --evaluator web`, or "
+        "hero.attended.train_with_people"
+    )
 
 
 def _python(config: Config) -> NoReturn:

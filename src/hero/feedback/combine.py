@@ -69,10 +69,8 @@ def _bests(
     bests = []
     for prompt in dict.fromkeys(prompt_of.values()):
         named = [[i for i in f.best if prompt_of[i] == prompt and i in allowed] for f in heard]
-        if first_decides and named[0]:
-            bests += named[0]
-        else:
-            bests += _most_named([i for ids in named for i in ids], place)
+        decisive = named[:1] if first_decides and named[0] else named
+        bests += _most_named([i for ids in decisive for i in ids], place)
     return bests
 
 

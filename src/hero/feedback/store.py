@@ -102,6 +102,16 @@ class LabelStore:
     def __init__(self, location: str | Path = "feedback.db", *, busy_seconds: float = 30.0) -> None:
         self.database = Database(location, busy_seconds, _answers_from_submissions)
 
+    @classmethod
+    def check_free(cls, location: str | Path) -> None:
+        """Raises RunError if the store there holds labels: they name the images of another run."""
+        with cls(location) as store:
+            if store.count() or store.submitted_rounds():
+                raise RunError(
+                    f"the label store {store.database.name} holds the labels of another run; give each run a database "
+                    "of its own with --store"
+                )
+
     # ------------------------------------------------------------------ evaluators write
 
     @contextmanager
@@ -242,7 +252,7 @@ class LabelStore:
             return _answer(connection, round_)
 
     def labels(self, round_: int | None = None, evaluator: str | None = None, *, after: int = 0) -> Iterator[Label]:
-        """Stored marks, oldest first, overridden ones too; of one round or evaluator, or of all; with ids above `after`.
+        """Stored marks with ids above `after`, oldest first, overridden ones too; of one round or evaluator, or of all.
 
         Reads in pages, so that a slow consumer locks nothing.
         """

@@ -21,6 +21,7 @@ from hero.errors import TrainingError
 from hero.objectives.ppo import PPOStats, ppo_loss
 from hero.optimizers import load_optimizer_tensors, make_adamw, optimizer_tensors
 from hero.policies import Conditioning, Policy
+from hero.progress import OnStep, ignore
 from hero.seeding import generator
 from hero.transitions import Transition
 from hero.types import Rewards, Trajectory, UpdateStats
@@ -105,6 +106,7 @@ class ReplayUpdate:
         rewards: Rewards,
         round_: int,
         workers: Workers | None = None,
+        on_step: OnStep = ignore,
     ) -> UpdateStats | None:
         """One round's update; None (and nothing changed) where no image has an advantage.
 
@@ -124,6 +126,7 @@ class ReplayUpdate:
             for epoch in range(self.config.inner_epochs)
             for step in batched(self._shuffle(images, round_, epoch), self.config.images_per_step)
         ]
+        on_step("update", 0, len(plan))
         workers = workers or Alone(self.tasks(conditioning))
         losses: list[float] = []
         norms: list[float] = []
@@ -146,6 +149,7 @@ class ReplayUpdate:
             losses.append(loss)
             norms.append(norm)
             stats.append(step_stats)
+            on_step("update", len(stats), len(plan))
         return UpdateStats(
             steps=len(plan),
             loss=sum(losses) / len(losses),

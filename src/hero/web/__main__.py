@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name of this machine; repeatable"
     )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="end with the program that started this one",
+    )
     given = parser.parse_args(arguments)
+    if given.until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         serve(
             given.desk,
@@ -44,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     return 0
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

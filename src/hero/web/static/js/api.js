@@ -1,4 +1,4 @@
-// The JSON API (docs/api.md): one function for each call. Answers come back parsed; what goes wrong is an ApiError or Away.
+// The JSON API (docs/api.md): one function for each call. Answers come back parsed; failures are an ApiError or Away.
 
 /** The server refused: `status`, the error's `code`, and a message that says what to do. */
 export class ApiError extends Error {
@@ -30,7 +30,11 @@ async function call(method, path, body) {
   if (response.ok) return parsed;
   if (response.status >= 500 || response.status === 429) throw new Away(`status ${response.status}`);
   const error = parsed?.error ?? {};
-  throw new ApiError(response.status, error.code ?? "unknown", error.message ?? `The server answered ${response.status}.`);
+  throw new ApiError(
+    response.status,
+    error.code ?? "unknown",
+    error.message ?? `The server answered ${response.status}.`,
+  );
 }
 
 const query = (evaluator) => `evaluator=${encodeURIComponent(evaluator)}`;

@@ -1,4 +1,4 @@
-// The bar at the bottom: counts, what submitting means, all and none, undo and redo, and the one step before the round is closed.
+// The bar at the bottom: counts, what submitting means, all and none, undo and redo, and the step before a round is closed.
 
 import { imageUrl } from "./api.js";
 import { count, h, iconButton, set } from "./dom.js";
@@ -20,13 +20,45 @@ export class Bar {
     this.words = h("p", { class: "bar-words", id: "bar-words" });
     this.undo = iconButton("undo", "Undo", () => act.undo(), { key: "u" });
     this.redo = iconButton("redo", "Redo", () => act.redo(), { key: "Shift+U" });
-    this.all = h("button", { type: "button", class: "plain-button", "aria-keyshortcuts": "a", on: { click: () => act.all() } }, "All good");
-    this.none = h("button", { type: "button", class: "plain-button", "aria-keyshortcuts": "n", on: { click: () => act.none() } }, "Clear");
+    this.all = h(
+      "button",
+      { type: "button", class: "plain-button", "aria-keyshortcuts": "a", on: { click: () => act.all() } },
+      "All good",
+    );
+    this.none = h(
+      "button",
+      { type: "button", class: "plain-button", "aria-keyshortcuts": "n", on: { click: () => act.none() } },
+      "Clear",
+    );
     this.back = h("button", { type: "button", class: "plain-button", on: { click: () => act.cancel() } }, "Back");
-    this.go = h("button", { type: "button", class: "primary", "aria-describedby": "bar-words", on: { click: (event) => this.pressed(act, event) } });
-    this.tools = h("div", { class: "bar-tools" }, this.undo, this.redo, h("span", { class: "divider" }), this.all, this.none);
+    this.go = h(
+      "button",
+      {
+        type: "button",
+        class: "primary",
+        "aria-describedby": "bar-words",
+        on: { click: (event) => this.pressed(act, event) },
+      },
+    );
+    this.tools = h(
+      "div",
+      { class: "bar-tools" },
+      this.undo,
+      this.redo,
+      h("span", { class: "divider" }),
+      this.all,
+      this.none,
+    );
     this.fill = h("span", { class: "fill" });
-    root.append(h("div", { class: "bar-progress", "aria-hidden": "true" }, this.fill), this.thumbs, this.counts, this.words, this.tools, this.back, this.go);
+    root.append(
+      h("div", { class: "bar-progress", "aria-hidden": "true" }, this.fill),
+      this.thumbs,
+      this.counts,
+      this.words,
+      this.tools,
+      this.back,
+      this.go,
+    );
     root.setAttribute("aria-label", "Your answer");
     root.setAttribute("role", "region");
   }
@@ -77,11 +109,23 @@ export class Bar {
 
   /** The best images in small, for screens without a rail. */
   showBest(state, view) {
-    const ids = [...state.round.images.filter((image) => view.best.has(image.id)), ...this.marks.kept(view)].map((image) => image.id);
+    const ids = [
+      ...state.round.images.filter((image) => view.best.has(image.id)),
+      ...this.marks.kept(view),
+    ].map((image) => image.id);
     if (this.shown === ids.join()) return;
     this.shown = ids.join();
     const thumbs = ids.slice(0, 3).map((id) =>
-      h("button", { type: "button", class: "thumb", "aria-label": `Best so far: ${id}, zoom`, on: { click: () => this.zoom(id) } }, h("img", { src: imageUrl(id, 64), alt: "" })),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "thumb",
+          "aria-label": `Best so far: ${id}, zoom`,
+          on: { click: () => this.zoom(id) },
+        },
+        h("img", { src: imageUrl(id, 64), alt: "" }),
+      ),
     );
     this.thumbs.replaceChildren(...thumbs);
   }

@@ -49,7 +49,20 @@ export const NAME = /^[\p{L}\p{N} ._@-]{1,40}$/u;
 
 /** Who evaluates; `names` that exist already are offered. */
 export function askName(current, names) {
-  const field = h("input", { type: "text", name: "name", id: "name-field", required: true, maxlength: "40", autocomplete: "nickname", value: current, list: "known-names", autofocus: true });
+  const field = h(
+    "input",
+    {
+      type: "text",
+      name: "name",
+      id: "name-field",
+      required: true,
+      maxlength: "40",
+      autocomplete: "nickname",
+      value: current,
+      list: "known-names",
+      autofocus: true,
+    },
+  );
   const list = h("datalist", { id: "known-names" }, ...names.map((name) => h("option", { value: name })));
   field.addEventListener("input", () => field.setCustomValidity(""));
   return ask({
@@ -73,10 +86,17 @@ export function askName(current, names) {
 
 /** How many rounds to add. */
 export function askRounds() {
-  const field = h("input", { type: "number", id: "rounds-field", min: "1", max: "1000", value: "4", required: true, autofocus: true });
+  const field = h(
+    "input",
+    { type: "number", id: "rounds-field", min: "1", max: "1000", value: "4", required: true, autofocus: true },
+  );
   return ask({
     title: "More rounds",
-    content: [h("p", { class: "muted" }, "They come after those that were planned, with the same settings."), h("label", { for: "rounds-field" }, "Rounds to add"), field],
+    content: [
+      h("p", { class: "muted" }, "They come after those that were planned, with the same settings."),
+      h("label", { for: "rounds-field" }, "Rounds to add"),
+      field,
+    ],
     submit: "Add them",
     read: () => Number(field.value),
   });
@@ -86,7 +106,14 @@ export function askRounds() {
 export function askStop(name) {
   return ask({
     title: "Stop and save?",
-    content: [h("p", { class: "muted" }, "The run ends after what it is doing now. The model and every label are kept; go on later with"), h("p", {}, h("code", {}, `hero resume ${name}`))],
+    content: [
+      h(
+        "p",
+        { class: "muted" },
+        "The run ends after what it is doing now. The model and every label are kept; go on later with",
+      ),
+      h("p", {}, h("code", {}, `hero resume ${name}`)),
+    ],
     submit: "Stop and save",
     danger: true,
     cancel: "Keep going",
@@ -96,10 +123,23 @@ export function askStop(name) {
 /** Keys, and how a round works. */
 export function showHelp(evaluation) {
   const rows = KEYS.filter((key) => !(evaluation && key.training)).map((key) =>
-    h("tr", {}, h("th", { scope: "row" }, ...key.keys.flatMap((name, at) => [at ? " " : "", h("kbd", {}, name)])), h("td", {}, key.words)),
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, ...key.keys.flatMap((name, at) => [at ? " " : "", h("kbd", {}, name)])),
+      h("td", {}, key.words),
+    ),
   );
   const how = evaluation
-    ? "The images come from the model before and after training, mixed. Mark those that are good; the rest counts as bad."
-    : "Mark the good images and one best of each prompt; the rest counts as bad. What you mark is stored at once: close the page whenever you like, and come back to it.";
-  return ask({ title: "Help", content: [h("p", { class: "muted" }, how), h("table", { class: "keys" }, h("tbody", {}, ...rows))], submit: null, cancel: "Close" });
+    ? "The images come from the model before and after training, mixed. Mark the good ones; the rest counts as bad."
+    : "Mark the good images and one best of each prompt; the rest counts as bad. What you mark is stored at once: " +
+      "close the page whenever you like, and come back to it.";
+  return ask(
+    {
+      title: "Help",
+      content: [h("p", { class: "muted" }, how), h("table", { class: "keys" }, h("tbody", {}, ...rows))],
+      submit: null,
+      cancel: "Close",
+    },
+  );
 }

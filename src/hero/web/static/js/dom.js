@@ -79,7 +79,11 @@ export function announce(words) {
 export function toast(words, tone = "info") {
   const box = document.getElementById("toasts");
   for (const old of box.children) if (old.dataset.words === words) old.remove();
-  const line = h("div", { class: `toast ${tone}`, role: tone === "error" ? "alert" : "status", "data-words": words }, words);
+  const line = h(
+    "div",
+    { class: `toast ${tone}`, role: tone === "error" ? "alert" : "status", "data-words": words },
+    words,
+  );
   box.append(line);
   while (box.children.length > 3) box.firstChild.remove();
   setTimeout(() => line.remove(), tone === "error" ? 8000 : 4000);

@@ -18,8 +18,8 @@ function nameOf(place, total, look) {
 }
 
 /**
- * `actions`: {toggle(id), best(id) or null, zoom(id)}. Cells are gridcells in rows; `aria-selected` says good. A grid without
- * `toggle` is for looking.
+ * `actions`: {toggle(id), best(id) or null, zoom(id)}. Cells are gridcells in rows; `aria-selected` says good. A grid
+ * without `toggle` is for looking.
  */
 export class Grid {
   constructor(label, actions) {
@@ -75,8 +75,19 @@ export class Grid {
     const picture = h("img", { alt: "", decoding: "async", draggable: "false" });
     const buttons = [this.button("zoom", "Zoom", id)];
     if (this.actions.best) buttons.push(this.button("star", "Best", id));
-    const frame = h("div", { class: "frame" }, picture, h("span", { class: "badge", "aria-hidden": "true" }, icon("check")), ...buttons);
-    return h("div", { class: "tile", role: "gridcell", tabindex: "-1", "data-id": id }, frame, h("span", { class: "caption", "aria-hidden": "true" }));
+    const frame = h(
+      "div",
+      { class: "frame" },
+      picture,
+      h("span", { class: "badge", "aria-hidden": "true" }, icon("check")),
+      ...buttons,
+    );
+    return h(
+      "div",
+      { class: "tile", role: "gridcell", tabindex: "-1", "data-id": id },
+      frame,
+      h("span", { class: "caption", "aria-hidden": "true" }),
+    );
   }
 
   button(name, label, id) {
@@ -98,7 +109,10 @@ export class Grid {
     cell.classList.toggle("suggested", Boolean(look.suggested));
     cell.classList.toggle("unsent", Boolean(look.unsent));
     cell.classList.toggle("disputed", Boolean(look.note));
-    set(cell, { "aria-label": nameOf(place, this.total, look), "aria-selected": this.actions.toggle ? String(good) : null });
+    set(
+      cell,
+      { "aria-label": nameOf(place, this.total, look), "aria-selected": this.actions.toggle ? String(good) : null },
+    );
     for (const button of cell.querySelectorAll(".star")) {
       set(button, { "aria-pressed": String(Boolean(look.best)), "aria-label": `Best: image ${place}` });
     }
@@ -131,7 +145,8 @@ export class Grid {
       this.tile = tile;
       this.root.style.setProperty("--tile", `${Math.floor(tile * 100) / 100}px`);
     }
-    if (columns !== this.columns || this.root.dataset.slots !== `${this.order.length}+${this.pending}`) this.regroup(columns);
+    const slots = `${this.order.length}+${this.pending}`;
+    if (columns !== this.columns || this.root.dataset.slots !== slots) this.regroup(columns);
     for (const [id, cell] of this.cells) {
       const picture = cell.querySelector("img");
       const width = imageWidth(tile);

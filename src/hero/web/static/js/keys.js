@@ -25,7 +25,7 @@ export function listenToKeys(where, act) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     const target = event.target;
-    if (target.closest("input:not([type=range]), textarea, select, dialog.question")) return;
+    if (target.closest("input:not([type=range]), textarea, select, dialog.question, .menu")) return;
     const place = where();
     const deed = deedOf(event, place, target);
     if (!deed) return;
@@ -55,8 +55,15 @@ function deedOf(event, place, target) {
   }
   if (key === "Escape") return place === "confirm" ? ["cancel"] : null;
   if (place !== "label" && place !== "confirm") return null;
-  if (key === "Enter") return onControl && place !== "confirm" ? (event.repeat ? ["nothing"] : null) : onControl ? null : ["enter"];
+  if (key === "Enter") return event.repeat ? ["nothing"] : onControl ? null : ["enter"];
   if (ARROWS.has(key)) return onControl?.matches("input") ? null : ["move", key];
   if (key === " ") return onControl ? null : ["good"];
-  return { b: ["best"], k: ["keep"], z: ["zoom"], u: [event.shiftKey ? "redo" : "undo"], a: ["all"], n: ["none"] }[lower] ?? null;
+  return {
+    b: ["best"],
+    k: ["keep"],
+    z: ["zoom"],
+    u: [event.shiftKey ? "redo" : "undo"],
+    a: ["all"],
+    n: ["none"],
+  }[lower] ?? null;
 }

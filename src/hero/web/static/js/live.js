@@ -1,6 +1,17 @@
 // The stream of events from the run. Reconnects by itself, from the last event seen, and says how it stands.
 
-const KINDS = ["run", "round", "chunk", "suggestions", "phase", "learned", "preview", "answer", "command", "evaluators"];
+const KINDS = [
+  "run",
+  "round",
+  "chunk",
+  "suggestions",
+  "phase",
+  "learned",
+  "preview",
+  "answer",
+  "command",
+  "evaluators",
+];
 const WAITS = [300, 700, 1500, 3000, 5000];
 
 /** Opens the stream. `after()` gives the last event seen; `onEvent(event)`; `onOpen()`; `onLost()`. Gives {retry}. */

@@ -3,17 +3,19 @@
 import { ApiError, getState, postCommand } from "./api.js";
 import { Bar } from "./bar.js";
 import { askName, askRounds, askStop, NAME, showHelp } from "./dialogs.js";
-import { announce, count, h, toast } from "./dom.js";
+import { announce, count, toast } from "./dom.js";
 import { Grid } from "./grid.js";
 import { listenToKeys } from "./keys.js";
 import { listen } from "./live.js";
 import { Marks } from "./marks.js";
 import { applyTheme, read, write } from "./memory.js";
+import { showNotices } from "./notices.js";
+import { suggestedOrder } from "./order.js";
 import { Outbox } from "./outbox.js";
 import { Past } from "./past.js";
 import { retryPictures, watchPictures } from "./pictures.js";
 import { Rail } from "./rail.js";
-import { createStore, fold, hasEnded, INITIAL, isDrawn, isEvaluation, scene, severalPrompts } from "./state.js";
+import { createStore, fold, INITIAL, isDrawn, isEvaluation, scene, severalPrompts } from "./state.js";
 import { Topbar } from "./topbar.js";
 import { Training } from "./training.js";
 import { Zoom } from "./zoom.js";
@@ -22,7 +24,14 @@ applyTheme(read("theme") ?? "auto");
 
 const byId = (id) => document.getElementById(id);
 const remembered = read("evaluator");
-const store = createStore({ ...INITIAL, evaluator: NAME.test(remembered ?? "") ? remembered : "me", size: read("size"), suggestions: read("suggestions") ?? false });
+const store = createStore(
+  {
+    ...INITIAL,
+    evaluator: NAME.test(remembered ?? "") ? remembered : "me",
+    size: read("size"),
+    suggestions: read("suggestions") ?? false,
+  },
+);
 const outbox = new Outbox({ onAnswer: answered, onRefused: refused, onState: sendingState });
 const marks = new Marks(store, outbox, changedBack);
 const stage = byId("stage");
@@ -92,7 +101,10 @@ const act = {
   help: () => showHelp(isEvaluation(store.get())).then(refocus),
   rename: async () => {
     const { evaluator, evaluators } = store.get();
-    const name = await askName(read("evaluator") ?? (evaluator === "me" ? "" : evaluator), evaluators.map((person) => person.name));
+    const name = await askName(
+      read("evaluator") ?? (evaluator === "me" ? "" : evaluator),
+      evaluators.map((person) => person.name),
+    );
     if (name) {
       write("evaluator", name);
       store.patch({ evaluator: name, mine: INITIAL.mine });
@@ -111,7 +123,15 @@ const act = {
   command: async (kind, body = {}) => {
     try {
       await postCommand(kind, body, store.get().evaluator);
-      toast({ pause: "Pausing after this step.", resume: "Going on.", stop: "Stopping after this step.", "more-rounds": `${count(body.rounds, "round")} added.`, finish: "Finishing." }[kind]);
+      toast(
+        {
+          pause: "Pausing after this step.",
+          resume: "Going on.",
+          stop: "Stopping after this step.",
+          "more-rounds": `${count(body.rounds, "round")} added.`,
+          finish: "Finishing.",
+        }[kind],
+      );
     } catch (error) {
       toast(error instanceof ApiError ? error.message : "The server is away; try again in a moment.", "error");
     }
@@ -138,7 +158,7 @@ function marked(id, deed) {
 
 // ------------------------------------------------------------------------------------------- parts
 
-const order = suggestedOrder();
+const order = suggestedOrder((state) => outbox.letters.length > 0 || Object.keys(state.mine.marks).length > 0);
 const grid = new Grid("Images of this round", { toggle: act.good, best: act.best, zoom: openZoom });
 const zoom = new Zoom({ onClose: (id) => (activeGrid().cells.has(id) ? activeGrid().focus(id) : refocus()) });
 const topbar = new Topbar(byId("topbar"), { store, act });
@@ -167,47 +187,38 @@ function lookOf(id) {
 function openZoom(id) {
   if (!id) return;
   if (store.get().past !== null) past.look(id);
-  else if (isOpen()) zoom.open(grid.order, id, lookOf, { toggle: act.good, best: isEvaluation(store.get()) ? null : act.best });
+  else if (isOpen()) zoom.open(
+    grid.order,
+    id,
+    lookOf,
+    { toggle: act.good, best: isEvaluation(store.get()) ? null : act.best },
+  );
   else zoom.open([id], id, () => ({}), null);
-}
-
-/** The order of the grid: as drawn, or the least certain first; it does not change under somebody's hands. */
-function suggestedOrder() {
-  let kept = [];
-  let forRound = null;
-  return {
-    forget: () => (kept = []),
-    of(state) {
-      const { round, suggestions, mine } = state;
-      if (forRound !== round.round) kept = [];
-      forRound = round.round;
-      const scores = round.suggestions;
-      if (!suggestions || !scores) return round.images;
-      const untouched = Object.keys(mine.marks).length === 0 && outbox.letters.length === 0;
-      if (untouched) kept = [];
-      const doubt = (id) => (id in scores ? Math.abs(scores[id].score - 0.5) : 1);
-      const known = new Set(kept);
-      const added = round.images.map((image) => image.id).filter((id) => !known.has(id));
-      kept = [...kept, ...added.sort((a, b) => doubt(a) - doubt(b))];
-      const images = new Map(round.images.map((image) => [image.id, image]));
-      return kept.filter((id) => images.has(id)).map((id) => images.get(id));
-    },
-  };
 }
 
 // ------------------------------------------------------------------------------------------- showing it
 
-const scenes = { label: grid.root, past: past.root, training: training.root, end: training.root, loading: training.root };
+const scenes = {
+  label: grid.root,
+  past: past.root,
+  training: training.root,
+  end: training.root,
+  loading: training.root,
+};
 let shownScene = null;
 let shownRound = null;
 
 function render(state) {
   view = null;
   const current = marks.isSubmitted() && scene(state) === "label" ? "training" : scene(state);
-  const shown = current === "training" && scene(state) === "label" ? { ...state, mine: { ...state.mine, submitted: true } } : state;
+  const shown = current === "training" && scene(state) === "label" ? {
+    ...state,
+    mine: { ...state.mine, submitted: true },
+  } : state;
   document.documentElement.classList.toggle("veiled", Boolean(state.run?.sensitive) && !state.revealed);
   document.documentElement.classList.toggle("evaluation", isEvaluation(state));
   document.documentElement.dataset.scene = current;
+  if (stage.firstChild !== scenes[current]) stage.replaceChildren(scenes[current]);
   if (state.loaded) topbar.update(shown);
   rail.update(shown);
   byId("bar").hidden = current !== "label";
@@ -221,14 +232,13 @@ function render(state) {
     past.update(state, window.innerHeight - 120);
     topbar.showSize(past.grid.tile ?? 160);
   } else training.update(shown);
-  showNotices(state, current);
+  showNotices(notices, state, current, act);
   if (shownScene !== current || shownRound !== state.round?.round) changeScene(current, state);
   if (zoom.isOpen) zoom.update();
 }
 
 function changeScene(current, state) {
   const arrived = current === "label" && (shownScene !== "past" || shownRound !== state.round.round);
-  if (stage.firstChild !== scenes[current]) stage.replaceChildren(scenes[current]);
   shownScene = current;
   shownRound = state.round?.round;
   if (current === "label" || current === "past") requestAnimationFrame(() => render(store.get()));
@@ -243,25 +253,9 @@ function changeScene(current, state) {
 /** The keyboard goes to the images, unless it is somewhere on purpose. */
 function refocus() {
   const held = document.activeElement;
-  if (document.querySelector("dialog[open]") || (held && held !== document.body && held.closest(".rail, .topbar, .tile"))) return;
+  const onPurpose = held && held !== document.body && held.closest(".rail, .topbar, .tile");
+  if (document.querySelector("dialog[open]") || onPurpose) return;
   if (store.get().past === null && grid.active && grid.root.isConnected) grid.focus();
-}
-
-function showNotices(state, current) {
-  const list = [];
-  const { connection, unsent, phase, run } = state;
-  if (connection === "away") list.push(["away", unsent ? `The server is away. ${count(unsent, "change is", "changes are")} kept in this browser and sent as soon as it is back; go on marking.` : "The server is away. Go on marking: everything is kept in this browser until it is back."]);
-  if (connection === "expired") list.push(["away", "This page is signed out. Open the address that hero prints when it starts; what you marked is kept in this browser."]);
-  if (run?.sensitive && !state.revealed) list.push(["veil", "The images may be upsetting or explicit, so they are blurred.", "Show images", act.reveal]);
-  if (current === "label" && phase?.phase === "paused") list.push(["info", "The run is paused. You can mark and submit; it learns once it goes on.", "Go on", () => act.command("resume")]);
-  if (current === "label" && hasEnded(state)) list.push(["info", `The run has stopped. Your answer is stored, and learnt from after: hero resume ${run.name}`]);
-  if (current === "label" && state.suggestions && state.round.suggestions) list.push(["quiet", "Images are marked as the model would, the least certain first. Correct what is wrong: what stands when you submit counts as yours."]);
-  const key = JSON.stringify(list);
-  if (notices.dataset.key === key) return;
-  notices.dataset.key = key;
-  notices.replaceChildren(
-    ...list.map(([tone, words, label, run_]) => h("div", { class: `notice ${tone}`, role: tone === "away" ? "alert" : null }, h("p", {}, words), label ? h("button", { type: "button", class: "plain-button", on: { click: run_ } }, label) : null)),
-  );
 }
 
 // ------------------------------------------------------------------------------------------- what comes back
@@ -303,6 +297,12 @@ async function reload() {
   try {
     const state = await getState(store.get().evaluator);
     if (mine !== reloads) return true;
+    const old = store.get();
+    if (old.desk && state.desk !== old.desk) {
+      location.reload(); // another run is served here now
+      return true;
+    }
+    if (state.last_event < old.last_event) return reload(); // older than what the stream has told since
     store.patch((old) => ({ ...old, ...state, evaluator: old.evaluator, loaded: true, connection: "online" }));
     outbox.restore(state.desk ?? state.run?.name ?? "run");
     return true;
@@ -335,7 +335,7 @@ async function start() {
       if (kind === "evaluators") store.patch({ evaluators: event.evaluators });
       else {
         store.patch((state) => fold(state, event));
-        if (kind === "command" && event.body.message) toast(event.body.message);
+        if (kind === "command" && event.body.message) toast(event.body.message, event.body.done ? "info" : "error");
       }
     },
   });

@@ -1,8 +1,11 @@
-// What this person has said about the round: confirmed marks with unsent ones over them, so that a click shows at once; how it is
-// taken back (undo, or a refusal); and what a suggestion says where the person has said nothing.
+// What this person has said about the round: confirmed marks with unsent ones over them, so that a click shows at once;
+// how it is taken back (undo, or a refusal); and what a suggestion says where the person has said nothing.
+
+import { isEvaluation } from "./state.js";
 
 /**
- * `store` holds the state, `outbox` what is not confirmed yet; `onChange(ids)` is told which images an undo or a refusal changed.
+ * `store` holds the state, `outbox` what is not confirmed yet; `onChange(ids, why)` is told which images an undo, a redo
+ * or a refusal changed.
  */
 export class Marks {
   constructor(store, outbox, onChange) {
@@ -76,7 +79,13 @@ export class Marks {
     const { images, total } = this.round;
     const good = images.filter((image) => this.verdict(image.id, view) === "good").length;
     const best = images.filter((image) => view.best.has(image.id)).length;
-    return { good, best, rest: Math.max(total, images.length) - good, total: Math.max(total, images.length), kept: this.kept(view).length };
+    return {
+      good,
+      best,
+      rest: Math.max(total, images.length) - good,
+      total: Math.max(total, images.length),
+      kept: this.kept(view).length,
+    };
   }
 
   /** Best images so far that no new one has replaced. */
@@ -86,8 +95,11 @@ export class Marks {
 
   /** Prompts that have a good image and neither a best one nor one from before. */
   promptsWithoutBest(view = this.now()) {
+    if (isEvaluation(this.store.get())) return [];
     const { images, best } = this.round;
-    const decided = new Set([...best, ...images.filter((image) => view.best.has(image.id))].map((image) => image.prompt));
+    const decided = new Set(
+      [...best, ...images.filter((image) => view.best.has(image.id))].map((image) => image.prompt),
+    );
     const good = images.filter((image) => this.verdict(image.id, view) === "good").map((image) => image.prompt);
     return [...new Set(good)].filter((prompt) => !decided.has(prompt));
   }
@@ -108,12 +120,16 @@ export class Marks {
 
   all() {
     const view = this.now();
-    return this.act(this.ids().filter((id) => this.verdict(id, view) !== "good").map((id) => this.verdictMark(id, "good")));
+    return this.act(
+      this.ids().filter((id) => this.verdict(id, view) !== "good").map((id) => this.verdictMark(id, "good")),
+    );
   }
 
   none() {
     const view = this.now();
-    return this.act(this.ids().filter((id) => this.verdict(id, view) === "good").map((id) => this.verdictMark(id, this.off(id))));
+    return this.act(
+      this.ids().filter((id) => this.verdict(id, view) === "good").map((id) => this.verdictMark(id, this.off(id))),
+    );
   }
 
   /** Not good: unsaid again, or said to be bad where a suggestion says good. */
@@ -175,7 +191,9 @@ export class Marks {
     const standing = this.ids().filter((id) => !(id in view.marks) && this.suggestions[id]);
     const said = [
       ...standing.map((id) => this.verdictMark(id, this.suggestions[id].verdict)),
-      ...this.kept(view).filter((kept) => !view.best.has(kept.id)).map((kept) => ({ image_id: kept.id, kind: "best", value: "yes" })),
+      ...this.kept(view).filter((kept) => !view.best.has(kept.id)).map(
+        (kept) => ({ image_id: kept.id, kind: "best", value: "yes" }),
+      ),
     ];
     if (said.length) this.send(said);
     const seconds = Math.round(this.roundWatch.lap() * 10) / 10;
@@ -212,25 +230,31 @@ function difference(from, to) {
   ];
 }
 
-/** Seconds that the page was in view. */
+let hidden = 0; // milliseconds that the page was out of sight
+let hiddenSince = document.hidden ? performance.now() : null;
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) hiddenSince = performance.now();
+  else if (hiddenSince !== null) {
+    hidden += performance.now() - hiddenSince;
+    hiddenSince = null;
+  }
+});
+
+/** Counts the time that the page is in view. */
 class Stopwatch {
   constructor() {
-    this.total = 0;
-    this.since = document.hidden ? null : performance.now();
-    document.addEventListener("visibilitychange", () => {
-      if (document.hidden) {
-        this.total += this.since === null ? 0 : performance.now() - this.since;
-        this.since = null;
-      } else this.since = performance.now();
-    });
+    this.start = this.now();
+  }
+
+  now() {
+    return (hiddenSince ?? performance.now()) - hidden;
   }
 
   /** Seconds since the last lap. */
   lap() {
-    const running = this.since === null ? 0 : performance.now() - this.since;
-    const seconds = (this.total + running) / 1000;
-    this.total = 0;
-    this.since = document.hidden ? null : performance.now();
+    const now = this.now();
+    const seconds = Math.max(0, now - this.start) / 1000;
+    this.start = now;
     return seconds;
   }
 }

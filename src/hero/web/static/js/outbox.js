@@ -1,5 +1,5 @@
-// Letters to the server, in order: marks and submissions. Kept in the browser until they were answered, so that neither a
-// server that is away nor a reload loses one.
+// Letters to the server, in order: marks and submissions. Kept in the browser until they were answered, so that neither
+// a server that is away nor a reload loses one.
 
 import { ApiError, postMarks, postSubmit } from "./api.js";
 import { read, write } from "./memory.js";
@@ -8,7 +8,7 @@ const WAITS = [400, 800, 1500, 3000];
 const MOST_MARKS = 1024;
 
 /**
- * `onAnswer(letters, answer)`, `onRefused(letters, error)` and `onState({away, waiting})` are told what becomes of the letters
+ * `onAnswer(letters, answer)`, `onRefused(letters, error)` and `onState({away, waiting})` are told what becomes of letters
  * {kind: "marks", round, evaluator, marks} and {kind: "submit", round, evaluator, seconds, seen_none_good}.
  */
 export class Outbox {

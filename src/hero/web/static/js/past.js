@@ -12,7 +12,13 @@ export class Past {
     this.words = h("p", { class: "past-words" });
     this.grid = new Grid("Images of a past round", { zoom: (id) => this.look(id) });
     this.back = h("button", { type: "button", class: "plain-button", on: { click: () => act.past(null) } });
-    this.root = h("div", { class: "past" }, h("div", { class: "past-head" }, this.tabs, this.back), this.words, this.grid.root);
+    this.root = h(
+      "div",
+      { class: "past" },
+      h("div", { class: "past-head" }, this.tabs, this.back),
+      this.words,
+      this.grid.root,
+    );
     this.loaded = null;
   }
 
@@ -37,7 +43,8 @@ export class Past {
     const { mine, answer, verdicts } = this.loaded;
     const votes = verdicts?.[id];
     const disputed = votes && votes.good > 0 && votes.bad > 0;
-    const verdict = disputed || !(id in (mine?.marks ?? {})) ? majority(votes) ?? mine?.marks[id] ?? null : mine.marks[id];
+    const own = mine?.marks[id] ?? null;
+    const verdict = disputed || !own ? majority(votes) ?? own : own;
     return {
       verdict,
       best: (answer?.best ?? mine?.best ?? []).includes(id),
@@ -53,14 +60,30 @@ export class Past {
     if (this.key !== key) {
       this.key = key;
       this.tabs.replaceChildren(
-        ...rounds.map((round) => h("button", { type: "button", class: "round-tab", "aria-label": `Round ${round}`, "aria-current": round === state.past ? "true" : null, on: { click: () => this.act.past(round) } }, String(round))),
+        ...rounds.map(
+          (round) => h(
+            "button",
+            {
+              type: "button",
+              class: "round-tab",
+              "aria-label": `Round ${round}`,
+              "aria-current": round === state.past ? "true" : null,
+              on: { click: () => this.act.past(round) },
+            },
+            String(round),
+          ),
+        ),
       );
     }
     set(this.back, { text: state.round ? `Back to round ${state.round.round}` : "Back" });
     if (!this.loaded) return set(this.words, { text: "Loading…" });
     const { images, answer } = this.loaded;
     set(this.words, { text: answer ? summary(answer) : "" });
-    return this.grid.show(images, (id) => this.lookOf(id), { total: images.length, height: height - 96, size: state.size });
+    return this.grid.show(
+      images,
+      (id) => this.lookOf(id),
+      { total: images.length, height: height - 96, size: state.size },
+    );
   }
 }
 
@@ -70,7 +93,9 @@ function majority(votes) {
 }
 
 function summary(answer) {
-  const who = answer.evaluators?.length > 1 ? ` ${count(answer.evaluators.length, "evaluator")}: ${answer.evaluators.join(", ")}.` : "";
-  const disputed = answer.disagreements?.length ? ` They disagreed on ${count(answer.disagreements.length, "image")}, outlined with dashes.` : "";
-  return `${answer.good} good, ${answer.bad} bad.${who}${disputed}`;
+  const { good, bad, evaluators = [], disagreements = [] } = answer;
+  const words = [`${good} good, ${bad} bad.`];
+  if (evaluators.length > 1) words.push(`${count(evaluators.length, "evaluator")}: ${evaluators.join(", ")}.`);
+  if (disagreements.length) words.push(`They disagreed on ${count(disagreements.length, "image")}, outlined with dashes.`);
+  return words.join(" ");
 }

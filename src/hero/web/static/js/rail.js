@@ -19,28 +19,47 @@ export class Rail {
     this.learnt = h("section", { class: "learnt", "aria-label": "Learnt so far" });
     this.people = h("section", { class: "people", "aria-label": "Evaluators" });
     this.me = h("span", {});
-    const who = h("button", { type: "button", class: "who", on: { click: () => act.rename() } }, icon("person"), this.me, h("span", { class: "unseen" }, ", change your name"));
+    const who = h(
+      "button",
+      { type: "button", class: "who", on: { click: () => act.rename() } },
+      icon("person"),
+      this.me,
+      h("span", { class: "unseen" }, ", change your name"),
+    );
     root.append(
       h("div", { class: "brand" }, h("b", { class: "wordmark" }, "hero"), this.name),
       h("div", { class: "goal-box" }, this.goalLabel, this.goal, this.prompt),
       this.bestBox,
       this.learnt,
       this.people,
-      h("div", { class: "rail-foot" }, who, this.status, iconButton("theme", "Light or dark", () => act.theme()), iconButton("help", "Help", () => act.help(), { key: "?" })),
+      h(
+        "div",
+        { class: "rail-foot" },
+        who,
+        this.status,
+        iconButton("theme", "Light or dark", () => act.theme()),
+        iconButton("help", "Help", () => act.help(), { key: "?" }),
+      ),
     );
   }
 
   update(state) {
     const { run, connection, unsent } = state;
     const words = { connecting: "Connecting", online: "Connected", away: "Not connected", expired: "Signed out" };
-    set(this.link, { text: connection !== "online" && unsent ? `${words[connection]} · ${unsent} unsent` : words[connection] });
+    set(
+      this.link,
+      { text: connection !== "online" && unsent ? `${words[connection]} · ${unsent} unsent` : words[connection] },
+    );
     set(this.status, { "data-connection": connection, title: words[connection] });
     set(this.me, { text: state.evaluator });
     if (!run) return;
     set(this.name, { text: run.name, title: run.name });
     set(this.goalLabel, { text: isEvaluation(state) ? "Good or bad?" : "Goal" });
     set(this.goal, { text: run.criterion || "Mark the images that you like." });
-    set(this.prompt, { text: severalPrompts(state) ? `${run.prompts.length} prompts, one under each image` : `“${run.prompts[0]}”` });
+    set(
+      this.prompt,
+      { text: severalPrompts(state) ? `${run.prompts.length} prompts, one under each image` : `“${run.prompts[0]}”` },
+    );
     this.bests(state);
     this.renderOn("learnt", [state.learned, run.rounds, isEvaluation(state)], () => this.learntSoFar(state));
     this.renderOn("people", [state.evaluators, run.evaluators, state.evaluator], () => this.others(state));
@@ -72,7 +91,10 @@ export class Rail {
     this.renderOn("bests", [shown, several, open], () => {
       const title = h("h2", { class: "label" }, "Best so far");
       if (several && !shown.length) this.bestBox.replaceChildren(title, empty());
-      else this.bestBox.replaceChildren(title, h("div", { class: several ? "best-list" : "best-one" }, ...shown.map((card) => this.card(card, several, open))));
+      else this.bestBox.replaceChildren(
+        title,
+        h("div", { class: several ? "best-list" : "best-one" }, ...shown.map((card) => this.card(card, several, open))),
+      );
     });
   }
 
@@ -80,13 +102,20 @@ export class Rail {
     const id = chosen ?? kept;
     if (!id) return empty();
     const replaced = kept && chosen && chosen !== kept;
-    const words = !open ? "" : replaced || !kept ? "Your new best" : chosen ? "Stays the best" : "Stays the best unless you choose another";
+    const standing = chosen ? "Stays the best" : "Stays the best unless you choose another";
+    const words = open ? (replaced || !kept ? "Your new best" : standing) : "";
     const note = h("figcaption", {}, h("span", {}, several ? prompt : words));
     if (replaced && open) {
       note.append(
         h(
           "button",
-          { type: "button", class: "keep", "aria-label": "Keep the earlier best", title: "Keep the earlier best (k)", on: { click: () => this.act.keep(kept) } },
+          {
+            type: "button",
+            class: "keep",
+            "aria-label": "Keep the earlier best",
+            title: "Keep the earlier best (k)",
+            on: { click: () => this.act.keep(kept) },
+          },
           h("img", { src: imageUrl(kept, 64), alt: "" }),
           several ? "" : "Keep the earlier one",
         ),
@@ -95,7 +124,17 @@ export class Rail {
     return h(
       "figure",
       { class: `best-card${chosen ? " chosen" : ""}` },
-      h("button", { type: "button", class: "picture", "aria-label": `Best so far${several ? `: ${prompt}` : ""}, zoom`, on: { click: () => this.zoom(id) } }, h("img", { src: imageUrl(id, several ? 128 : 256), alt: "" }), h("span", { class: "star-badge", "aria-hidden": "true" }, icon("star"))),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "picture",
+          "aria-label": `Best so far${several ? `: ${prompt}` : ""}, zoom`,
+          on: { click: () => this.zoom(id) },
+        },
+        h("img", { src: imageUrl(id, several ? 128 : 256), alt: "" }),
+        h("span", { class: "star-badge", "aria-hidden": "true" }, icon("star")),
+      ),
       note,
     );
   }
@@ -105,13 +144,21 @@ export class Rail {
     this.learnt.hidden = isEvaluation(state) || learned.length < 2;
     if (this.learnt.hidden) return;
     const labels = learned.at(-1).labels;
-    this.learnt.replaceChildren(h("h2", { class: "label" }, "Good images, round by round"), shareChart(learned, run.rounds, "small"), h("p", { class: "small" }, `${labels} images judged so far`));
+    this.learnt.replaceChildren(
+      h("h2", { class: "label" }, "Good images, round by round"),
+      shareChart(learned, run.rounds, "small"),
+      h("p", { class: "small" }, `${labels} images judged so far`),
+    );
   }
 
   others(state) {
     const { run, evaluator, round } = state;
     const others = state.evaluators.filter((person) => person.name !== evaluator);
-    const me = state.evaluators.find((person) => person.name === evaluator) ?? { name: evaluator, marked: 0, submitted: false };
+    const me = state.evaluators.find((person) => person.name === evaluator) ?? {
+      name: evaluator,
+      marked: 0,
+      submitted: false,
+    };
     const evaluators = [me, ...others];
     this.people.hidden = run.evaluators < 2 && others.length === 0;
     if (this.people.hidden) return;
@@ -120,13 +167,28 @@ export class Rail {
       const bar = h("span", { class: "person-bar" }, h("span", { class: "fill" }));
       bar.firstChild.style.setProperty("--done", person.submitted ? 1 : Math.min(person.marked / total, 1));
       const words = person.submitted ? "done" : `${person.marked} marked`;
-      return h("li", { class: person.submitted ? "submitted" : "" }, h("span", { class: "person-name" }, person.name === evaluator ? `${person.name} (you)` : person.name), h("span", { class: "small" }, words), bar);
+      return h(
+        "li",
+        { class: person.submitted ? "submitted" : "" },
+        h("span", { class: "person-name" }, person.name === evaluator ? `${person.name} (you)` : person.name),
+        h("span", { class: "small" }, words),
+        bar,
+      );
     });
     const submitted = evaluators.filter((person) => person.submitted).length;
-    this.people.replaceChildren(h("h2", { class: "label" }, `Evaluators: ${submitted} of ${Math.max(run.evaluators, evaluators.length)} done`), h("ul", {}, ...rows));
+    this.people.replaceChildren(
+      h("h2", { class: "label" }, `Evaluators: ${submitted} of ${Math.max(run.evaluators, evaluators.length)} done`),
+      h("ul", {}, ...rows),
+    );
   }
 }
 
 function empty() {
-  return h("p", { class: "best-empty" }, "None yet. Press ", h("kbd", {}, "b"), " on the image you like most, or click its star.");
+  return h(
+    "p",
+    { class: "best-empty" },
+    "None yet. Press ",
+    h("kbd", {}, "b"),
+    " on the image you like most, or click its star.",
+  );
 }

@@ -76,7 +76,9 @@ export const severalPrompts = (state) => (state.run?.prompts?.length ?? 0) > 1;
 
 /** How many evaluators have yet to submit before the run goes on. */
 export function missingEvaluators({ run, evaluators, evaluator, mine }) {
-  const done = evaluators.filter((person) => person.submitted && person.name !== evaluator).length + (mine.submitted ? 1 : 0);
+  const done = evaluators.filter(
+    (person) => person.submitted && person.name !== evaluator,
+  ).length + (mine.submitted ? 1 : 0);
   return Math.max(0, (run?.evaluators ?? 1) - done);
 }
 

@@ -37,12 +37,37 @@ export class Topbar {
     Object.assign(this, { root, store, act });
     this.title = h("h2", { class: "round-title" });
     this.status = h("p", { class: "doing" });
-    this.suggest = h("button", { type: "button", class: "switch", role: "switch", on: { click: () => act.suggest() } }, h("span", { class: "knob", "aria-hidden": "true" }), "Suggestions");
-    this.size = h("input", { type: "range", min: "72", max: "512", step: "8", "aria-label": "Size of the images", title: "Size of the images; double click: fit to the window" });
+    this.suggest = h(
+      "button",
+      { type: "button", class: "switch", role: "switch", on: { click: () => act.suggest() } },
+      h("span", { class: "knob", "aria-hidden": "true" }),
+      "Suggestions",
+    );
+    this.size = h(
+      "input",
+      {
+        type: "range",
+        min: "72",
+        max: "512",
+        step: "8",
+        "aria-label": "Size of the images",
+        title: "Size of the images; double click: fit to the window",
+      },
+    );
     this.size.addEventListener("input", () => act.size(Number(this.size.value)));
     this.size.addEventListener("dblclick", () => act.size(null));
-    this.veil = h("button", { type: "button", class: "plain-button with-icon", on: { click: () => act.reveal() } }, icon("eye"), h("span", {}));
-    this.pastRounds = h("button", { type: "button", class: "plain-button with-icon", on: { click: () => act.past() } }, icon("clock"), h("span", { class: "wide-only" }, "Past rounds"));
+    this.veil = h(
+      "button",
+      { type: "button", class: "plain-button with-icon", on: { click: () => act.reveal() } },
+      icon("eye"),
+      h("span", {}),
+    );
+    this.pastRounds = h(
+      "button",
+      { type: "button", class: "plain-button with-icon", on: { click: () => act.past() } },
+      icon("clock"),
+      h("span", { class: "wide-only" }, "Past rounds"),
+    );
     this.pastRounds.setAttribute("aria-label", "Past rounds");
     this.menuButton = iconButton("menu", "Run", () => this.toggleMenu(), { className: "menu-button" });
     set(this.menuButton, { "aria-haspopup": "true", "aria-expanded": "false", "aria-controls": "run-menu" });
@@ -51,8 +76,21 @@ export class Topbar {
     this.pause = item("Pause", () => act.command(this.paused ? "resume" : "pause"));
     this.stop = item("Stop and save…", () => act.stop());
     this.more = item("More rounds…", () => act.more());
-    this.compactOnly = h("div", { class: "compact-only menu-group" }, item("Your name…", () => act.rename()), item("Light or dark", () => act.theme()), item("Help", () => act.help()));
-    this.menu = h("div", { class: "menu", id: "run-menu", hidden: true }, this.pause, this.stop, this.more, this.compactOnly);
+    this.compactOnly = h(
+      "div",
+      { class: "compact-only menu-group" },
+      item("Your name…", () => act.rename()),
+      item("Light or dark", () => act.theme()),
+      item("Help", () => act.help()),
+    );
+    this.menu = h(
+      "div",
+      { class: "menu", id: "run-menu", hidden: true },
+      this.pause,
+      this.stop,
+      this.more,
+      this.compactOnly,
+    );
     document.addEventListener("click", (event) => !event.target.closest(".menu-wrap") && this.toggleMenu(false));
     document.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || this.menu.hidden) return;
@@ -61,7 +99,15 @@ export class Topbar {
     });
     root.append(
       h("div", { class: "round-head" }, this.title, this.status),
-      h("div", { class: "switches" }, this.veil, this.suggest, this.size, this.pastRounds, h("div", { class: "menu-wrap" }, this.menuButton, this.menu)),
+      h(
+        "div",
+        { class: "switches" },
+        this.veil,
+        this.suggest,
+        this.size,
+        this.pastRounds,
+        h("div", { class: "menu-wrap" }, this.menuButton, this.menu),
+      ),
     );
   }
 
@@ -76,11 +122,18 @@ export class Topbar {
     const evaluation = isEvaluation(state);
     const current = scene(state);
     set(this.title, { text: titleOf(state) });
-    set(this.status, { text: past === null ? doing(state) : round && !hasEnded(state) ? `Round ${round.round}: ${doing(state).toLowerCase()}` : "" });
+    const elsewhere = round && !hasEnded(state) ? `Round ${round.round}: ${doing(state).toLowerCase()}` : "";
+    set(this.status, { text: past === null ? doing(state) : elsewhere });
     this.veil.hidden = !run?.sensitive;
     set(this.veil.lastChild, { text: state.revealed ? "Hide images" : "Show images" });
     this.suggest.hidden = evaluation || current !== "label" || round.round < 2;
-    set(this.suggest, { "aria-checked": String(state.suggestions), title: "Marks images as the model would, the least certain first; you correct" });
+    set(
+      this.suggest,
+      {
+        "aria-checked": String(state.suggestions),
+        title: "Marks images as the model would, the least certain first; you correct",
+      },
+    );
     this.size.hidden = current !== "label" && current !== "past";
     this.pastRounds.hidden = state.answers.length === 0 || evaluation;
     set(this.pastRounds, { "aria-pressed": String(past !== null) });

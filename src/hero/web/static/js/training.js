@@ -1,4 +1,4 @@
-// What there is to see while the model learns, and at the end: what happens and how long, the good share, previews by round.
+// What there is to see while the model learns, and at the end: what happens, how long, the good share, previews.
 
 import { imageUrl } from "./api.js";
 import { shareChart } from "./chart.js";
@@ -11,6 +11,7 @@ const STEPS = {
   update: "Improving the model",
   noise: "Finding better starting points",
   preview: "Drawing previews",
+  evaluation: "Measuring what was learnt",
   loading: "Loading the model",
   saving: "Saving",
 };
@@ -23,15 +24,37 @@ export class Training {
     this.title = h("h2", { class: "big-title" });
     this.words = h("p", { class: "lead" });
     this.fill = h("span", { class: "fill" });
-    this.meter = h("div", { class: "meter", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress of this step" }, this.fill);
+    this.meter = h(
+      "div",
+      {
+        class: "meter",
+        role: "progressbar",
+        "aria-valuemin": "0",
+        "aria-valuemax": "100",
+        "aria-label": "Progress of this step",
+      },
+      this.fill,
+    );
     this.step = h("span", {});
     this.eta = h("span", { class: "muted" });
-    this.progress = h("div", { class: "progress" }, h("p", { class: "progress-words" }, this.step, this.eta), this.meter);
+    this.progress = h(
+      "div",
+      { class: "progress" },
+      h("p", { class: "progress-words" }, this.step, this.eta),
+      this.meter,
+    );
     this.extra = h("div", { class: "extra" });
     this.answer = h("section", { class: "card answer" });
     this.chart = h("section", { class: "card" });
     this.previews = h("section", { class: "card previews" });
-    this.root = h("div", { class: "training" }, h("div", { class: "hero-head" }, this.title, this.words, this.progress, this.extra), this.answer, this.chart, this.previews);
+    this.root = h(
+      "div",
+      { class: "training" },
+      h("div", { class: "hero-head" }, this.title, this.words, this.progress, this.extra),
+      this.answer,
+      this.chart,
+      this.previews,
+    );
   }
 
   update(state) {
@@ -50,8 +73,18 @@ export class Training {
     set(this.eta, { text: phase?.eta_seconds ? `${duration(phase.eta_seconds)} left` : "" });
     this.meter.classList.toggle("unknown", !known);
     this.fill.style.setProperty("--done", done);
-    set(this.meter, { "aria-valuenow": known ? Math.round(done * 100) : null, "aria-valuetext": known ? `${Math.round(done * 100)} %` : "under way" });
-    this.renderOn("extra", [current, name, phase?.message, state.run?.lora, round?.round, state.evaluators, isEvaluation(state)], () => this.renderExtra(state, current));
+    set(
+      this.meter,
+      {
+        "aria-valuenow": known ? Math.round(done * 100) : null,
+        "aria-valuetext": known ? `${Math.round(done * 100)} %` : "under way",
+      },
+    );
+    this.renderOn(
+      "extra",
+      [current, name, phase?.message, state.run?.lora, round?.round, state.evaluators, isEvaluation(state)],
+      () => this.renderExtra(state, current),
+    );
     this.renderOn("answer", [state.answers.at(-1), round?.round, current], () => this.renderAnswer(state, current));
     this.renderOn("chart", [state.learned, state.run?.rounds, isEvaluation(state)], () => this.renderChart(state));
     this.renderOn("previews", [state.previews], () => this.renderPreviews(state));
@@ -67,7 +100,12 @@ export class Training {
   renderExtra(state, current) {
     const { run, phase } = state;
     const parts = [];
-    if (phase?.phase === "paused") parts.push(h("button", { type: "button", class: "primary", on: { click: () => this.act.command("resume") } }, "Go on"));
+    const button = (className, words, deed) => h(
+      "button",
+      { type: "button", class: className, on: { click: deed } },
+      words,
+    );
+    if (phase?.phase === "paused") parts.push(button("primary", "Go on", () => this.act.command("resume")));
     if (current === "end" && run.lora) {
       parts.push(
         h("p", { class: "label" }, "The LoRA, for diffusers, ComfyUI and A1111"),
@@ -75,7 +113,9 @@ export class Training {
       );
     }
     if (phase?.phase === "finished" && !isEvaluation(state)) {
-      parts.push(h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", on: { click: () => this.act.more() } }, "More rounds"), h("button", { type: "button", class: "plain-button", on: { click: () => this.act.command("finish") } }, "Finish")));
+      const more = button("primary", "More rounds", () => this.act.more());
+      const finish = button("plain-button", "Finish", () => this.act.command("finish"));
+      parts.push(h("div", { class: "buttons" }, more, finish));
     }
     this.extra.replaceChildren(...parts);
     this.extra.hidden = parts.length === 0;
@@ -86,9 +126,15 @@ export class Training {
     this.answer.hidden = current !== "training" || !answer || isEvaluation(state);
     if (this.answer.hidden) return;
     const bests = answer.best.map((id) => thumb(id, "Best", () => this.zoom([id], id), "best"));
-    const disputed = answer.disagreements?.length ? ` The evaluators disagreed on ${count(answer.disagreements.length, "image")}.` : "";
+    const disputes = answer.disagreements?.length ?? 0;
+    const disputed = disputes ? ` The evaluators disagreed on ${count(disputes, "image")}.` : "";
     this.answer.replaceChildren(
-      h("div", {}, h("h3", {}, `Answer to round ${answer.round}`), h("p", { class: "muted" }, `${count(answer.good, "image")} good, ${answer.bad} bad.${disputed}`)),
+      h(
+        "div",
+        {},
+        h("h3", {}, `Answer to round ${answer.round}`),
+        h("p", { class: "muted" }, `${count(answer.good, "image")} good, ${answer.bad} bad.${disputed}`),
+      ),
       h("div", { class: "thumbs" }, ...bests.slice(0, 6)),
     );
   }
@@ -99,7 +145,12 @@ export class Training {
     if (this.chart.hidden) return;
     const last = learned.at(-1);
     const note = last.note ? h("p", { class: "note" }, `Round ${last.round}: ${last.note}.`) : "";
-    this.chart.replaceChildren(h("h3", {}, "Good images, round by round"), h("p", { class: "muted" }, `${last.labels} images judged so far.`), shareChart(learned, run.rounds, "large"), note);
+    this.chart.replaceChildren(
+      h("h3", {}, "Good images, round by round"),
+      h("p", { class: "muted" }, `${last.labels} images judged so far.`),
+      shareChart(learned, run.rounds, "large"),
+      note,
+    );
   }
 
   renderPreviews(state) {
@@ -109,9 +160,24 @@ export class Training {
     const rows = shownPreviews(previews).map(({ round, images }) => {
       const ids = images.map((image) => image.id);
       const label = round === 0 ? "Before" : `Round ${round}`;
-      return h("li", {}, h("span", { class: "row-label" }, label), h("div", { class: "thumbs" }, ...images.slice(0, MOST_PREVIEWS).map((image, at) => thumb(image.id, `${label}, image ${at + 1}`, () => this.zoom(ids, image.id)))));
+      return h(
+        "li",
+        {},
+        h("span", { class: "row-label" }, label),
+        h(
+          "div",
+          { class: "thumbs" },
+          ...images.slice(0, MOST_PREVIEWS).map(
+            (image, at) => thumb(image.id, `${label}, image ${at + 1}`, () => this.zoom(ids, image.id)),
+          ),
+        ),
+      );
     });
-    this.previews.replaceChildren(h("h3", {}, "The same starting points, round by round"), h("p", { class: "muted" }, "Each column starts from one fixed noise, so what changes is the model."), h("ul", { class: "preview-rows" }, ...rows));
+    this.previews.replaceChildren(
+      h("h3", {}, "The same starting points, round by round"),
+      h("p", { class: "muted" }, "Each column starts from one fixed noise, so what changes is the model."),
+      h("ul", { class: "preview-rows" }, ...rows),
+    );
   }
 }
 
@@ -121,13 +187,17 @@ function shownPreviews(previews) {
 }
 
 function thumb(id, label, onClick, className = "") {
-  return h("button", { type: "button", class: `thumb ${className}`, "aria-label": `${label}, zoom`, on: { click: onClick } }, h("img", { src: imageUrl(id, 96), alt: "", loading: "lazy" }));
+  return h(
+    "button",
+    { type: "button", class: `thumb ${className}`, "aria-label": `${label}, zoom`, on: { click: onClick } },
+    h("img", { src: imageUrl(id, 96), alt: "", loading: "lazy" }),
+  );
 }
 
 function stepWords(phase) {
   if (!phase) return "Loading";
   if (phase.phase === "drawing") return "Drawing the first images";
-  if (phase.phase === "evaluating") return STEPS[phase.step] ?? "Measuring what was learnt";
+  if (phase.phase === "evaluating") return STEPS.evaluation;
   if (phase.phase === "starting") return STEPS[phase.step] ?? "Loading the model";
   return STEPS[phase.step] ?? (phase.step ? phase.step[0].toUpperCase() + phase.step.slice(1) : "Learning");
 }
@@ -139,28 +209,42 @@ function headline(state, current) {
   switch (phase?.phase) {
     case "finished":
       if (isEvaluation(state)) return ["Thank you", "Every image is judged. The figures are in the report of the run."];
-      return [`Finished after ${rounds}`, phase.message || "Go on with more rounds, or finish: the model is saved either way."];
+      return [
+        `Finished after ${rounds}`,
+        phase.message || "Go on with more rounds, or finish: the model is saved either way.",
+      ];
     case "stopped":
-      return ["Stopped and saved", phase.message || `Everything is on disk. Go on whenever you like: hero resume ${run.name}`];
+      return [
+        "Stopped and saved",
+        phase.message || `Everything is on disk. Go on whenever you like: hero resume ${run.name}`,
+      ];
     case "failed":
       return ["The run has failed", phase.message || "The terminal where it runs says why. Every label is stored."];
     case "paused":
       return ["Paused", "Nothing is computed until you go on."];
     case "learning":
-      return [`Learning from round ${round?.round ?? phase.round}`, "Nothing to do for now: the next images appear here by themselves."];
+      return [
+        `Learning from round ${round?.round ?? phase.round}`,
+        "Nothing to do for now: the next images appear here by themselves.",
+      ];
     case "evaluating":
       return ["Measuring", "The trained model is compared with the one before."];
     case "waiting":
       return mine.submitted ? ["Your answer is stored", waitingFor(state)] : ["One moment", ""];
     default:
-      return mine.submitted ? ["Your answer is stored", "The run goes on in a moment."] : ["Starting", "The first images appear here as they are drawn."];
+      return mine.submitted ? ["Your answer is stored", "The run goes on in a moment."] : [
+        "Starting",
+        "The first images appear here as they are drawn.",
+      ];
   }
 }
 
 function waitingFor(state) {
   const missing = missingEvaluators(state);
   if (!missing) return "The run goes on in a moment.";
-  const open = state.evaluators.filter((person) => !person.submitted && person.marked && person.name !== state.evaluator).map((person) => person.name);
+  const open = state.evaluators.filter(
+    (person) => !person.submitted && person.marked && person.name !== state.evaluator,
+  ).map((person) => person.name);
   const names = open.length ? ` ${open.join(", ")} ${open.length === 1 ? "is" : "are"} at it.` : "";
   return `Waiting for ${count(missing, "more evaluator")}.${names}`;
 }

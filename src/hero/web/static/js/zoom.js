@@ -10,15 +10,27 @@ export class Zoom {
     this.picture = h("img", { alt: "" });
     this.place = h("p", { class: "zoom-place" });
     this.caption = h("p", { class: "zoom-caption" });
-    this.good = h("button", { type: "button", class: "zoom-mark good", on: { click: () => this.mark("toggle") } }, "Good");
-    this.best = h("button", { type: "button", class: "zoom-mark best", on: { click: () => this.mark("best") } }, "Best");
+    this.good = h(
+      "button",
+      { type: "button", class: "zoom-mark good", on: { click: () => this.mark("toggle") } },
+      "Good",
+    );
+    this.best = h(
+      "button",
+      { type: "button", class: "zoom-mark best", on: { click: () => this.mark("best") } },
+      "Best",
+    );
     this.before = iconButton("left", "Previous image", () => this.step(-1), { key: "←", className: "zoom-step" });
     this.after = iconButton("right", "Next image", () => this.step(1), { key: "→", className: "zoom-step" });
     const close = iconButton("close", "Close", () => this.close(), { key: "z" });
     this.frame = h("div", { class: "zoom-frame", tabindex: "-1", autofocus: true }, this.picture);
     this.dialog = h(
       "dialog",
-      { class: "zoom", "aria-label": "One image, large", on: { close: () => this.onClose(this.id), click: (event) => event.target === this.dialog && this.close() } },
+      {
+        class: "zoom",
+        "aria-label": "One image, large",
+        on: { close: () => this.onClose(this.id), click: (event) => event.target === this.dialog && this.close() },
+      },
       h("div", { class: "zoom-head" }, this.place, this.caption, close),
       h("div", { class: "zoom-middle" }, this.before, this.frame, this.after),
       h("div", { class: "zoom-foot" }, this.good, this.best),
@@ -80,7 +92,10 @@ export class Zoom {
 
   swipes() {
     let from = null;
-    this.frame.addEventListener("pointerdown", (event) => (from = event.pointerType === "touch" ? event.clientX : null));
+    this.frame.addEventListener(
+      "pointerdown",
+      (event) => (from = event.pointerType === "touch" ? event.clientX : null),
+    );
     this.frame.addEventListener("pointerup", (event) => {
       if (from !== null && Math.abs(event.clientX - from) > 48) this.step(event.clientX < from ? 1 : -1);
       from = null;

@@ -1,0 +1,161 @@
+"""A run with people at its side: the tuner's loop, told to their pages, and steered by them.
+
+What the pages see beside the images: previews from the same fixed noises after each round, suggestions by what is
+learnt so far, progress, figures. They may pause it, end it, and add rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hero.evaluators.people import People, RunStopped
+from hero.noise import StandardNoise
+from hero.rollout import draw_images
+from hero.suggestions import Suggester
+from hero.tasks import TASKS
+from hero.tuner import Tuner
+from hero.types import Answer, ImageChunk, RoundStart, RoundStats, image_id
+
+__all__ = ["train_with_people"]
+
+
+def train_with_people(
+    tuner: Tuner,
+    people: People,
+    *,
+    on_chunk: Callable[[ImageChunk], None] | None = None,
+    on_round: Callable[[RoundStats], None] | None = None,
+) -> bool:
+    """`Tuner.run` with people: until every round is learnt from and nobody wants more, or somebody stops it.
+
+    Args:
+        people: on the label store of `tuner`.
+        on_chunk, on_round: told of progress, as by `Tuner.run`.
+
+    Returns:
+        Whether the rounds are done; False where somebody stopped the run, which can be resumed.
+    """
+    run = _Attended(tuner, people)
+
+    def finished_round(stats: RoundStats) -> None:
+        if on_round is not None:
+            on_round(stats)
+        run.learnt(stats)
+
+    people.more_rounds, tuner.on_step = run.extend, people.learning
+    try:
+        run.open()
+        while True:
+            tuner.run(run, on_chunk=on_chunk, on_round=finished_round)
+            if not people.linger(f"All {tuner.config.rounds} rounds are learnt from; the LoRA is on disk."):
+                return True
+    except RunStopped:
+        tuner.learner.publish()
+        people.say("stopped", message=f"Everything is saved; `hero resume {tuner.directory.path}` goes on.")
+        return False
+    except KeyboardInterrupt:
+        people.say("stopped", message=f"Interrupted; `hero resume {tuner.directory.path}` goes on.")
+        raise
+    except Exception as error:
+        people.say("failed", message=str(error))
+        raise
+    finally:
+        people.more_rounds = None
+
+
+class _Attended:
+    """`people` as a live evaluator of `tuner`, which shows them more than the images."""
+
+    name = People.name
+
+    def __init__(self, tuner: Tuner, people: People) -> None:
+        self._tuner = tuner
+        self._people = people
+        self._channel = people.channel
+        self._suggest = Suggester(tuner.learner, tuner.store)
+        self._previewed: set[int] = set()
+
+    def open(self) -> None:
+        """Tells the pages what the run is and what it has learnt before, where they do not know."""
+        self._say_run()
+        if not self._tuner.done:
+            self._people.say("starting")
+        state = self._channel.state()
+        self._previewed = {preview["round"] for preview in state.previews}
+        learned, answered = {s["round"] for s in state.learned}, {a["round"] for a in state.answers}
+        for stats in self._tuner.history:
+            answer = self._tuner.store.answer(stats.round)
+            if stats.round not in answered and answer is not None:
+                self._people.say_answer(stats.round, answer)
+            if stats.round not in learned:
+                self._channel.publish("learned", stats.round, {"stats": stats.to_dict()})
+
+    def begin(self, start: RoundStart) -> None:
+        self._people.begin(start)
+
+    def show(self, chunk: ImageChunk) -> None:
+        self._people.show(chunk)
+        if chunk.final_latents is not None:
+            suggested = self._suggest(chunk.round, chunk.ids, chunk.final_latents, chunk.prompts)
+            if suggested:
+                self._channel.publish("suggestions", chunk.round, {"images": suggested})
+
+    def collect(self) -> Answer:
+        self._people.say("waiting")
+        self._preview()  # the first one, or one that a kill prevented: people are busy, the machine is not
+        return self._people.collect()
+
+    def learnt(self, stats: RoundStats) -> None:
+        """A round was learnt from."""
+        self._channel.publish("learned", stats.round, {"stats": stats.to_dict()})
+        if stats.round == 1:
+            self._say_run()  # there is a LoRA now
+        self._people.obey()
+        self._people.learning("preview", 0, 1)
+        self._preview()
+
+    def extend(self, rounds: int) -> None:
+        """Adds rounds to the run."""
+        self._tuner.extend(rounds)
+        self._say_run()
+
+    def _say_run(self) -> None:
+        config, run = self._tuner.config, self._tuner.directory.path
+        task = TASKS.get(config.task.name)
+        lora = run / "lora" / "pytorch_lora_weights.safetensors"
+        body = {
+            "name": run.resolve().name,
+            "mode": "train",
+            "task": config.task.name,
+            "criterion": config.task.criterion,
+            "prompts": list(config.task.prompts),
+            "sensitive": task is not None and task.sensitive,
+            "rounds": config.rounds,
+            "images_per_round": config.sampling.images_per_round,
+            "method": config.method,
+            "model": config.model.path,
+            "evaluators": config.evaluator.people,
+            "rule": config.evaluator.rule,
+            "lora": str(lora.resolve()) if lora.is_file() else None,
+        }
+        self._channel.publish("run", 0, body)
+
+    def _preview(self) -> None:
+        """Samples from fixed noises by the model as it is after the newest learnt round (0: none), once."""
+        tuner, round_ = self._tuner, len(self._tuner.history)
+        config, count = tuner.config, tuner.config.evaluator.previews
+        if count == 0 or round_ in self._previewed:
+            return
+        prompts = [config.task.prompts[k % len(config.task.prompts)] for k in range(count)]
+        noise = StandardNoise().sample(
+            prompts, tuner.policy.latent_shape, seed=config.seed, round_=0, stage="preview-noise"
+        )
+        size = config.sampling.micro_batch
+        images = draw_images(
+            tuner.policy, prompts, noise, seed=config.seed, stage="preview-step-noise", micro_batch=size
+        )
+        ids = [image_id(round_, k).replace("r", "p", 1) for k in range(count)]
+        tuner.directory.write_images(round_, dict(zip(ids, images, strict=True)))
+        shown = [{"id": i, "prompt": prompt} for i, prompt in zip(ids, prompts, strict=True)]
+        self._channel.publish("preview", round_, {"images": shown})
+        self._previewed.add(round_)

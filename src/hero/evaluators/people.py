@@ -1,0 +1,246 @@
+"""People as evaluators: their pages are told of every image, and the run waits until enough of them have submitted.
+
+Everything goes through the label store: events out, labels and commands in. A command is carried out where the run
+next looks for one: between two chunks of images, between two steps of learning, or while it waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from hero.config import EvaluatorConfig
+from hero.errors import HeroError
+from hero.feedback.channel import Channel, Command
+from hero.feedback.combine import combine, lead_of
+from hero.feedback.store import LabelStore
+from hero.types import Answer, ImageBatch, ImageChunk, RoundStart
+
+__all__ = ["People", "Phase", "RunStopped"]
+
+Phase = Literal["starting", "drawing", "waiting", "learning", "paused", "evaluating", "finished", "stopped", "failed"]
+
+_POLL = 0.2
+"""Seconds between two looks at the store while waiting."""
+_THROTTLE = 0.4
+"""Seconds between two events that say the same thing further on; each is a durable write."""
+
+
+class RunStopped(Exception):
+    """An evaluator wants the run to end. Everything learnt is kept, and the question that is open stays open."""
+
+
+class People:
+    """The evaluators who label in `store`, as one live evaluator.
+
+    Args:
+        store: where they label, and where events and commands are.
+        settings: how many must submit a round, and how their answers are combined.
+
+    Attributes:
+        channel: events and commands.
+        more_rounds: called with the number of rounds that an evaluator wants added; None refuses.
+    """
+
+    name = "web"
+
+    def __init__(self, store: LabelStore, settings: EvaluatorConfig) -> None:
+        self.channel = Channel(store)
+        self.more_rounds: Callable[[int], object] | None = None
+        self._store = store
+        self._settings = settings
+        self._start: RoundStart | None = None
+        self._chunks: list[ImageChunk] = []
+        self._phase: dict[str, Any] = {}
+        self._round = 0
+        self._told_at = self._began_at = float("-inf")
+        self._paused = self._stopping = self._lingering = self._extended = False
+        self._seen_command = 0
+        self._refuse_old_commands()
+
+    # ------------------------------------------------------------------ one round (LiveEvaluator)
+
+    def begin(self, start: RoundStart) -> None:
+        """Shows an empty round."""
+        self._start, self._chunks, self._round = start, [], start.round
+        best = [{"id": best.id, "prompt": best.prompt} for best in start.best]
+        # A round that begins again, after a kill say, is shown again from its first image.
+        fresh = {"drawn": 0, "images": [], "suggestions": None}
+        self.channel.publish("round", start.round, {"total": start.total, "best": best, **fresh})
+        self.say("drawing", done=0, total=start.total)
+        self.obey()
+
+    def show(self, chunk: ImageChunk) -> None:
+        """Shows more images, whose files are there already."""
+        self._chunks.append(chunk)
+        drawn = sum(len(shown.ids) for shown in self._chunks)
+        images = [{"id": i, "prompt": prompt} for i, prompt in zip(chunk.ids, chunk.prompts, strict=True)]
+        self.channel.publish("chunk", chunk.round, {"images": images, "drawn": drawn, "total": chunk.total})
+        self.say("drawing", done=drawn, total=chunk.total)
+        self.obey()
+
+    def collect(self) -> Answer:
+        """Waits until enough evaluators have submitted, and under a lead the lead too; combines what they said.
+
+        Raises:
+            RunStopped: somebody stopped the run.
+        """
+        self.say("waiting")
+        self.obey()
+        while not self._complete():
+            time.sleep(_POLL)
+            self.obey()
+        answer = combine(self._store.submissions(self._round), self._batch(), self._settings.rule)
+        self.say_answer(self._round, answer)
+        return answer
+
+    def _complete(self) -> bool:
+        submitted = self._store.submitters(self._round)
+        lead = lead_of(self._settings.rule)
+        return len(submitted) >= self._settings.people and (lead is None or lead in submitted)
+
+    def _batch(self) -> ImageBatch:
+        assert self._start is not None
+        ids = tuple(i for chunk in self._chunks for i in chunk.ids)
+        images = tuple(image for chunk in self._chunks for image in chunk.images)
+        prompts = tuple(prompt for chunk in self._chunks for prompt in chunk.prompts)
+        return ImageBatch(self._round, ids, images, prompts, self._start.best, self._start.criterion)
+
+    # ------------------------------------------------------------------ what the pages are told
+
+    def say(self, phase: Phase, step: str = "", *, done: int = 0, total: int = 0, message: str = "") -> None:
+        """Tells the pages what the run is doing; of what only goes on, a few times a second at most."""
+        same = (self._phase.get("phase"), self._phase.get("step")) == (phase, step)
+        now = time.monotonic()
+        if not same:
+            self._began_at = now
+        elif done < total and now - self._told_at < _THROTTLE:
+            return
+        elapsed = now - self._began_at
+        left = elapsed / done * (total - done) if 0 < done < total and elapsed > 0 else None
+        self._phase = {
+            "phase": phase,
+            "round": self._round,
+            "step": step,
+            "done": done,
+            "total": total,
+            "eta_seconds": left,
+            "message": message,
+        }
+        self._told_at = now
+        self.channel.publish("phase", self._round, self._phase)
+
+    def say_answer(self, round_: int, answer: Answer) -> None:
+        """Tells the pages what a round is learnt from."""
+        body = {
+            "evaluators": list(answer.evaluators),
+            "rule": answer.rule,
+            "good": len(answer.good),
+            "bad": len(answer.bad),
+            "best": list(answer.best),
+            "disagreements": list(answer.disagreements),
+        }
+        self.channel.publish("answer", round_, body)
+
+    def learning(self, step: str, done: int, total: int) -> None:
+        """Progress of learning (an `OnStep`); a pause holds it up, a stop does not cut it short."""
+        due = time.monotonic() - self._told_at >= _THROTTLE
+        self.say("learning", step, done=done, total=total)
+        if due:
+            self._wait_out_commands()
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Progress of what is measured after training."""
+        self.say("evaluating", "evaluation", done=done, total=total)
+
+    # ------------------------------------------------------------------ what the pages want
+
+    def obey(self) -> None:
+        """Carries out what evaluators want, and waits while they want the run paused.
+
+        Raises:
+            RunStopped: they want it to end.
+        """
+        self._wait_out_commands()
+        if self._stopping:
+            raise RunStopped
+
+    def linger(self, message: str) -> bool:
+        """After the last round: waits for more rounds to be wanted (True), or for the end (False).
+
+        The end is a `finish`, or `settings.linger` seconds without a command.
+
+        Raises:
+            RunStopped: somebody stopped the run.
+        """
+        self._lingering, self._extended = True, False
+        self.say("finished", message=message)
+        until = time.monotonic() + self._settings.linger
+        while self._lingering and not self._extended and time.monotonic() < until:
+            self.obey()
+            time.sleep(_POLL)
+        self._lingering = False
+        return self._extended
+
+    def _wait_out_commands(self) -> None:
+        if self._carry_out_new():
+            before = self._phase
+            self.say("paused", step=before.get("step", ""), done=before.get("done", 0), total=before.get("total", 0))
+            while self._carry_out_new():
+                time.sleep(_POLL)
+            self._phase, self._began_at = {**before, "eta_seconds": None}, time.monotonic()
+            self.channel.publish("phase", self._round, self._phase)
+
+    def _carry_out_new(self) -> bool:
+        """Whether the run is paused after all commands so far."""
+        for command in self.channel.commands(self._seen_command):
+            self._seen_command = command.id
+            done, message = self._carry_out(command)
+            self.channel.publish("command", self._round, {"id": command.id, "done": done, "message": message})
+        return self._paused
+
+    def _carry_out(self, command: Command) -> tuple[bool, str]:
+        """Whether it could be done, and words for the page."""
+        match command.kind:
+            case "pause":
+                self._paused = True
+                return True, "Paused."
+            case "resume":
+                self._paused = False
+                return True, "Going on."
+            case "stop":
+                self._paused, self._stopping = False, True
+                return True, "Stopping: what was learnt is saved."
+            case "more-rounds" if self.more_rounds is not None:
+                try:
+                    self.more_rounds(command.body["rounds"])
+                except HeroError as error:
+                    return False, str(error)
+                self._extended = True
+                return True, f"{command.body['rounds']} more rounds."
+            case "finish" if self._lingering:
+                self._lingering = False
+                return True, "Finished."
+            case "finish":
+                return False, "There are rounds to go; stop the run instead, it can be resumed."
+        return False, f"The run cannot do this now: {command.kind}."
+
+    def _refuse_old_commands(self) -> None:
+        """Commands from before this process were for a run that had ended; nobody waits for their effect."""
+        answered: set[int] | None = None
+        while commands := self.channel.commands(self._seen_command):
+            self._seen_command = commands[-1].id
+            answered = self._answered() if answered is None else answered
+            for command in commands:
+                if command.id not in answered:
+                    message = "The run was not going on at that time; please say it again."
+                    self.channel.publish("command", 0, {"id": command.id, "done": False, "message": message})
+
+    def _answered(self) -> set[int]:
+        found: set[int] = set()
+        last = 0
+        while events := self.channel.events(last):
+            last = events[-1].id
+            found |= {event.body["id"] for event in events if event.kind == "command"}
+        return found

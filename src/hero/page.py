@@ -1,0 +1,101 @@
+"""Starts the labelling page: `python -m hero.web`, a process of its own that never imports torch; neither does this."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hero.errors import RunError
+
+__all__ = ["Page", "serving"]
+
+_READY = "serving "
+_TOKEN_FILE = ".web-token"
+_PATIENCE = 5.0
+
+
+class Page:
+    """A page that is being served.
+
+    Attributes:
+        address: where to open it, with its token.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self._process = process
+        self.address = address
+
+    def wait(self) -> None:
+        """Waits until the server ends, by itself or because somebody ends it."""
+        self._process.wait()
+
+
+@contextmanager
+def serving(
+    desk: Path, store: str | None = None, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = True
+) -> Iterator[Page]:
+    """Serves the page of `desk` for as long as the context lasts; it also ends when this process is killed.
+
+    The token is kept in the desk, so that a link to it goes on working.
+
+    Args:
+        desk: a run directory, or another folder with a label store and images.
+        store: SQLAlchemy URL of the label store, where it is not in the desk.
+        host: address to listen on; others than the default let other machines in.
+        port: None takes the usual one if it is free.
+        browser: also opens the page, where there is a browser.
+
+    Raises:
+        RunError: the server cannot be started; it has said why on stderr.
+    """
+    command = [sys.executable, "-m", "hero.web", str(desk), "--host", host, "--until-stdin-closes"]
+    command += [] if store is None else ["--store", store]
+    command += [] if port is None else ["--port", str(port)]
+    command += ["--open"] if browser else []
+    environment = {**os.environ, "HERO_WEB_TOKEN": os.environ.get("HERO_WEB_TOKEN") or _token(desk)}
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the run, which then ends the page in its turn
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line.startswith(_READY):
+            raise RunError(f"the labelling page of {desk} could not be started (exit status {process.wait()})")
+        yield Page(process, line.removeprefix(_READY).strip())
+    finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _token(desk: Path) -> str:
+    """The desk's own token; made once, readable by its owner alone."""
+    file = desk / _TOKEN_FILE
+    with contextlib.suppress(OSError):
+        kept = file.read_text(encoding="ascii").strip()
+        if kept:
+            return kept
+    token = secrets.token_urlsafe(32)
+    with contextlib.suppress(OSError):  # a desk that cannot be written has a new token each time
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as opened:
+            opened.write(token)
+    return token
