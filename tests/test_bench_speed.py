@@ -51,7 +51,7 @@ def test_the_command_writes_its_table(random_pipeline: Path, tmp_path: Path) -> 
 
 
 def test_an_architecture_that_is_not_known_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="sd16-random: no such architecture; known: .*sd15-random"):
+    with pytest.raises(ConfigError, match=r"sd16-random: no such architecture; known: .*sd15-random"):
         model_folder("sd16-random", tmp_path)
     assert model_folder("./mine", tmp_path) == "./mine"
 

@@ -523,7 +523,7 @@ def bench_speed(
         str,
         typer.Option(
             metavar="NAME",
-            help="sd15-random, sdxl-random, sd35-medium-random or flux-dev-random, of full size, or any model.",
+            help="sd15-random (full size, random weights), or any model.",
         ),
     ] = "sd15-random",
     images: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn and learnt from.")] = 16,

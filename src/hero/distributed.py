@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ __all__ = ["Alone", "Helper", "Task", "Workers", "connect", "is_helper", "launch
 Task = Callable[[Any], Any]
 """What is done with one micro-batch: a function from an item to a result; both are pickled between processes."""
 
-_POLL = timedelta(seconds=5)
+_PAUSES = (0.001, 1.0)
+"""Seconds between two looks for a key, at first and at last."""
+
 _STOP = "stop"
 _runs = count()
 """Tells apart the runs that one set of processes trains one after another; all count alike."""
@@ -148,14 +151,14 @@ class _Link:
 
     def wait_for(self, key: str) -> str:
         """The value of `key`, however long it takes to be set."""
-        while True:
-            try:
-                self.store.wait([key], _POLL)
-                return self.store.get(key).decode()
-            except dist.DistNetworkError as error:
-                raise TrainingError(f"process {self.rank} has lost the main process: {_first_line(error)}") from None
-            except dist.DistStoreError:  # nothing yet
-                continue
+        pause = _PAUSES[0]
+        try:
+            while not self.store.check([key]):  # not `wait`, whose every timeout is a warning on stderr
+                time.sleep(pause)
+                pause = min(2 * pause, _PAUSES[1])
+            return self.store.get(key).decode()
+        except dist.DistNetworkError as error:
+            raise TrainingError(f"process {self.rank} has lost the main process: {_first_line(error)}") from None
 
     def broadcast(self, value: Any = None) -> Any:
         """`value` of the main process."""

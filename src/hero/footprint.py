@@ -18,12 +18,11 @@ from torch import nn
 
 from hero.config import Config, merge, validate
 from hero.policies import Conditioning, Policy
+from hero.policies.pipeline import repeated_blocks
 
 __all__ = ["Costs", "Footprint", "device_memory", "estimate", "gibibytes", "measure", "options_that_fit"]
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_UNITS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""What gradient checkpointing computes twice in a UNet; transformers name their blocks themselves."""
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("model.offload", ("text-encoders",)),
@@ -204,7 +203,6 @@ def _saved(policy: Policy, row: Conditioning, config: Config) -> tuple[int, int]
     scale = 4 / _BYTES[config.model.dtype]
     ours = {p.untyped_storage()._cdata for part in _networks(policy) for p in part.parameters()}
     storages: dict[int, Any] = {}
-    units = {*_UNITS, *(getattr(policy.denoiser, "_repeated_blocks", None) or ())}
     blocks: list[tuple[int, int]] = []
     depth = 0
 
@@ -232,10 +230,9 @@ def _saved(policy: Policy, row: Conditioning, config: Config) -> tuple[int, int]
             blocks[-1] = (total() - before, inputs)
 
     hooks = []
-    for module in policy.denoiser.modules():
-        if type(module).__name__ in units:
-            hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            hooks.append(module.register_forward_hook(leave))
+    for block in repeated_blocks(policy.denoiser):
+        hooks.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(block.register_forward_hook(leave))
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             _one_transition(policy, row)

@@ -66,8 +66,7 @@ def model_folder(name: str, out: Path) -> Path | str:
         return name
     architecture = name.removesuffix(_RANDOM)
     if architecture not in FULL_SIZE:
-        known = ", ".join(f"{a}{_RANDOM}" for a in FULL_SIZE)
-        raise ConfigError(f"--model {name}: no such architecture; known: {known}, or any model")
+        raise ConfigError(f"--model {name}: no such architecture; known: sd15{_RANDOM}, or any model")
     return save_full_size(architecture, out / name)
 
 

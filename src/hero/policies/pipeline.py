@@ -18,9 +18,16 @@ from hero.policies.family import Family, Rows, encode_kl
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
 from hero.transitions import Transition
 
-__all__ = ["PipelinePolicy"]
+__all__ = ["PipelinePolicy", "repeated_blocks"]
 
 _CPU = torch.device("cpu")
+
+
+def repeated_blocks(denoiser: Any) -> list[torch.nn.Module]:
+    """The blocks that gradient checkpointing computes twice and `torch.compile` compiles once for all of a kind."""
+    named = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None) or ()
+    kinds = {"ResnetBlock2D", *named}
+    return [module for module in denoiser.modules() if type(module).__name__ in kinds]
 
 
 class PipelinePolicy:
@@ -47,8 +54,8 @@ class PipelinePolicy:
         self._offload = config.model.offload
         for name, modules in self._parts.items():
             for module in modules:
-                module.requires_grad_(False).to(_CPU if name in self._offload else device)
-        self.denoiser.to(device)
+                _move(module.requires_grad_(False), _CPU if name in self._offload else device)
+        _move(self.denoiser, device)
         add_lora(self.denoiser, config.lora, family.layers, config.seed)
         self._apply(config.model)
 
@@ -61,10 +68,12 @@ class PipelinePolicy:
             (options.gradient_checkpointing, self.denoiser, "enable_gradient_checkpointing"),
             (options.vae_slicing, vae, "enable_slicing"),
             (options.vae_tiling, vae, "enable_tiling"),
-            (options.compile, self.denoiser, "compile_repeated_blocks"),
         ):
             if asked:
                 getattr(part, method)()
+        if options.compile:
+            for block in repeated_blocks(self.denoiser):
+                block.compile()
 
     @contextmanager
     def _present(self, name: str) -> Iterator[None]:
@@ -165,3 +174,9 @@ class PipelinePolicy:
 
     def save_lora(self, folder: Path) -> Path:
         return save_lora(type(self.pipeline), self.denoiser, folder)
+
+
+def _move(module: torch.nn.Module, device: torch.device) -> None:
+    """Tensors that have a shape and no memory (for estimates) cannot be moved, not even to where they are."""
+    if next(module.parameters()).device != device:
+        module.to(device)
