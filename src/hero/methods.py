@@ -70,9 +70,11 @@ _STABLE_DIFFUSION: dict[str, Any] = {
         "max_grad_norm": 1.0,
         "clip_range": 1e-4,
         "timesteps_per_image": 5,
+        "timestep_weight": "uniform",
         "images_per_step": 8,
         "micro_batch": 2,
     },
+    "evaluation": {"images": 200},
 }
 
 _LARGE = {"model": {"dtype": "bfloat16", "gradient_checkpointing": True}, "update": {"micro_batch": 1}}
