@@ -42,6 +42,21 @@ def test_the_model_is_tried_against_the_library_and_for_ratio_one(checks: dict[s
     assert float(checks["ratio one"].detail.split()[-1]) <= 1e-6
 
 
+def test_the_memory_of_a_run_is_estimated(checks: dict[str, Check]) -> None:
+    assert "weights" in checks["memory"].detail
+    assert "in the computer's memory" in checks["memory"].detail
+
+
+def test_a_run_that_does_not_fit_is_told_what_makes_it_fit(
+    random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hero.doctor.device_memory", lambda device: 2**28)
+    settings = {"sampling": {"micro_batch": 64, "height": 256, "width": 256}, "representation": {"width": 64}}
+    check = {c.name: c for c in diagnose(str(random_pipeline), settings=settings)}["memory"]
+    assert not check.ok
+    assert check.remedy.startswith("add --set ")
+
+
 def test_the_evaluator_is_asked(checks: dict[str, Check]) -> None:
     assert "8 images" in checks["evaluator test_doctor:good_evaluator"].detail
 
