@@ -16,14 +16,14 @@ import torch
 from hero.config import Config, merge
 from hero.methods import configure
 from hero.policies import Policy, load_policy
-from hero.tinyworld import pretrain
+from hero.tinyworld import architecture
 from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import build_tokenizer
 
 torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {
-    "model": {"device": "cpu", "threads": 1},
+    "model": {"device": "cpu", "threads": 1, "dtype": "float32", "gradient_checkpointing": False},
     "sampling": {
         "num_steps": 4,
         "height": 32,
@@ -45,8 +45,8 @@ def random_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tokenizer = build_tokenizer(caption_weights())
-        pipeline = pretrain.assemble(
-            pretrain.new_vae(), pretrain.new_text_encoder(tokenizer), tokenizer, pretrain.new_unet()
+        pipeline = architecture.assemble(
+            architecture.new_vae(), architecture.new_text_encoder(tokenizer), tokenizer, architecture.new_unet()
         )
     pipeline.save_pretrained(folder)
     return folder

@@ -82,7 +82,7 @@ def reached_from(start: str) -> set[str]:
     return reached
 
 
-@pytest.mark.parametrize("module", ["hero.objectives.ppo", "hero.transitions.ddim"])
+@pytest.mark.parametrize("module", ["hero.objectives.ppo", "hero.transitions.ddim", "hero.transitions.flow"])
 def test_losses_and_transitions_know_no_model(module: str) -> None:
     assert {name.split(".")[1] for name in reached_from(module)} == {module.split(".")[1]}
 

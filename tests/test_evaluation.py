@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hero.config import Config, validate
+from hero.config import Config, merge, validate
 from hero.evaluation import (
     MIN_DIVERSITY_SAMPLE,
     SETS,
@@ -31,7 +31,7 @@ from hero.noise import FeedbackNoise
 from hero.policies import Policy, load_policy
 from hero.tasks import get_task
 from hero.tinyworld import scenes
-from hero.tinyworld.pretrain import assemble, new_text_encoder, new_unet, new_vae
+from hero.tinyworld.architecture import assemble, new_text_encoder, new_unet, new_vae
 from hero.tinyworld.vocabulary import build_tokenizer
 from hero.types import Feedback
 
@@ -300,6 +300,31 @@ def test_evaluate_draws_the_three_sets_from_the_same_held_out_noises(config: Con
 
     again, _ = evaluate(tuned, task, config, _refined(tuned), 64)
     assert again.to_dict() == result.to_dict()
+
+
+def test_the_base_of_another_run_is_not_drawn_again(config: Config, tuned: Policy) -> None:
+    task = replace(get_task("hand"), judge_model=config.model.path)
+    told: list[tuple[int, int]] = []
+    whole, sets = evaluate(tuned, task, config, _refined(tuned), 64)
+    base = {name: sets[name] for name in ("base", "unrelated_base")}
+    result, _ = evaluate(
+        tuned, task, config, _refined(tuned), 64, base=base, progress=lambda done, total: told.append((done, total))
+    )
+    assert result.to_dict() == whole.to_dict()
+    assert told[-1] == (32, 32)  # of 60
+
+
+def test_frozen_weights_are_drawn_once_from_fresh_noise(config: Config, tuned: Policy) -> None:
+    task = replace(get_task("hand"), judge_model=config.model.path)
+    frozen = validate(merge(config.model_dump(), {"update": {"kind": "none"}}))
+    told: list[tuple[int, int]] = []
+    untrained = load_policy(config)
+    whole, _ = evaluate(untrained, task, config, _refined(tuned), 64)
+    result, _ = evaluate(
+        untrained, task, frozen, _refined(tuned), 64, progress=lambda done, total: told.append((done, total))
+    )
+    assert result.to_dict() == whole.to_dict()
+    assert told[-1] == (32, 32)
 
 
 def test_evaluate_judges_only_the_model_and_prompts_that_the_judge_was_made_for(config: Config, tuned: Policy) -> None:

@@ -16,7 +16,7 @@ from hero.config import Config, LoraConfig
 from hero.errors import ModelError
 from hero.policies import Policy, family_of, load_policy, resolve_device
 from hero.policies.lora import UNET_LAYERS, add_lora
-from hero.policies.stable_diffusion import ddim_scheduler
+from hero.policies.steps import ddim_scheduler
 from hero.seeding import generator, normal
 
 
@@ -57,7 +57,7 @@ def test_only_the_lora_is_trained_and_in_fp32(tiny_policy: Callable[..., Policy]
     assert policy.storage_dtype == torch.bfloat16
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
     assert sum(p.numel() for p in policy.parameters()) == sum(v.numel() for v in policy.state_dict().values())
-    frozen = [p for part in (policy.unet, policy.pipeline.vae, policy.pipeline.text_encoder)
+    frozen = [p for part in (policy.denoiser, policy.pipeline.vae, policy.pipeline.text_encoder)
               for p in part.parameters() if p.requires_grad]  # fmt: skip
     assert len(frozen) == len(policy.parameters())
 

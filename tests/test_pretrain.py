@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from hero.tinyworld import scenes
-from hero.tinyworld.pretrain import main, new_vae, pretrain, render, render_scene, standardise_latents
+from hero.tinyworld.architecture import new_vae, standardise_latents
+from hero.tinyworld.dataset import render, render_scene
+from hero.tinyworld.pretrain import main, pretrain
 from hero.tinyworld.training import Schedule, Trainer, batch_indexes, step_generator
 from hero.tinyworld.vocabulary import MAX_LENGTH, build_tokenizer, merges_for
 

@@ -68,9 +68,13 @@ def test_the_same_micro_batch_gives_the_same_bits(tiny_policy: Callable[..., Pol
     assert same(one.update.state_dict(), two.update.state_dict())
 
 
-def test_the_gradient_is_the_mean_of_minus_advantage_times_the_score(tiny_policy: Callable[..., Policy]) -> None:
-    """At ratio one, the clipped objective's gradient is −mean(A·∇log π) over the chosen transitions."""
-    drawn = Drawn(tiny_policy(), timesteps_per_image=4)  # all of them, so that the choice plays no part
+@pytest.mark.parametrize("weight", ["uniform", "std"])
+def test_the_gradient_is_the_mean_of_minus_advantage_times_the_score(
+    tiny_policy: Callable[..., Policy], weight: str
+) -> None:
+    """At ratio one, the clipped objective's gradient is −mean(w·A·∇log π) over the chosen transitions, w = 1 or σ."""
+    # All timesteps, so that the choice plays no part.
+    drawn = Drawn(tiny_policy(), timesteps_per_image=4, timestep_weight=weight)
     drawn.step()
     found, again = drawn.gradient(), Drawn(tiny_policy())
     policy, path = again.policy, again.trajectory.latents
@@ -80,7 +84,8 @@ def test_the_gradient_is_the_mean_of_minus_advantage_times_the_score(tiny_policy
         for k in range(4):
             step = policy.transition(path[i : i + 1, k], torch.tensor([k]), rows)
             log_prob = torch.distributions.Normal(step.mean, step.std).log_prob(path[i : i + 1, k + 1]).mean()
-            loss = loss - ADVANTAGES[i] * log_prob / (N * 4)
+            w = step.std.item() if weight == "std" else 1.0
+            loss = loss - w * ADVANTAGES[i] * log_prob / (N * 4)
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, policy.parameters())])
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 

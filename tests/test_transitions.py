@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero.transitions import Transition
+from hero.transitions import Transition, flow
 from hero.transitions.ddim import (
     Prediction,
     ddim_std,
@@ -112,3 +112,87 @@ def test_half_precision_inputs_are_computed_in_fp32() -> None:
     assert half.mean.dtype == half.std.dtype == torch.float32
     assert torch.equal(half.mean, full.mean)
     assert half.log_prob(z).dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------------------------- flow matching
+
+
+@settings(max_examples=50, deadline=None)
+@given(t=st.floats(0.01, 0.99), seed=st.integers(0, 2**31))
+def test_velocity_gives_the_sample_and_the_noise(t: float, seed: int) -> None:
+    sample, noise = tensors(seed, 2, 4, 3, 3), tensors(seed + 1, 2, 4, 3, 3)
+    time = torch.tensor(t, dtype=torch.float64)
+    latents = (1 - time) * sample + time * noise
+    torch.testing.assert_close(flow.velocity_to_sample(noise - sample, latents, time), sample)
+    torch.testing.assert_close(flow.velocity_to_noise(noise - sample, latents, time), noise)
+
+
+def test_a_flow_step_worked_by_hand() -> None:
+    # t = 0.5, t_next = 0.25, a = 0.7: σ² = 0.49·0.5/0.5 = 0.49, std = 0.7·√0.25 = 0.35. With x = 1, v = 2:
+    # x̂_1 = 1 + 0.5·2 = 2; mean = 1 − 0.25·2 − 0.49/(2·0.5)·2·0.25 = 0.5 − 0.245.
+    one = torch.ones(1, 1, 1, 1)
+    step = flow.flow_transition(2 * one, one, torch.tensor([0.5]), torch.tensor([0.25]), 0.9, 0.7)
+    assert step.std.item() == pytest.approx(0.35, rel=1e-6)
+    assert step.mean.item() == pytest.approx(0.255, rel=1e-6)
+
+
+def test_the_first_flow_step_uses_the_time_after_it() -> None:
+    # t = 1, t_first = 0.75: σ² = a²·1/0.25, std² = σ²·0.25 = a².
+    std = flow.flow_std(torch.tensor([1.0, 0.75]), torch.tensor([0.75, 0.5]), 0.75, 0.7)
+    torch.testing.assert_close(std, torch.tensor([0.7, 0.7 * math.sqrt(0.75)]))
+    assert torch.isfinite(flow.flow_std(torch.tensor([1 - 1e-7]), torch.tensor([0.75]), 0.75, 0.7)).all()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_step_without_noise_is_the_library_s(shift: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(6)
+    sigmas, latents = scheduler.sigmas, tensors(0, 3, 4, 2, 2).float()
+    for k, time in enumerate(scheduler.timesteps):
+        output = tensors(k + 1, 3, 4, 2, 2).float()
+        theirs = scheduler.step(output, time, latents).prev_sample
+        t, t_next = sigmas[k].expand(3), sigmas[k + 1].expand(3)
+        assert torch.equal(flow.flow_transition(output, latents, t, t_next, float(sigmas[1]), 0.0).mean, theirs)
+        near = flow.flow_transition(output, latents, t, t_next, float(sigmas[1]), 1e-4)
+        torch.testing.assert_close(near.mean, theirs, atol=1e-6, rtol=1e-6)
+        assert near.std.max() < 1e-3
+        latents = theirs
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), t=st.floats(0.05, 1.0), a=st.floats(0.1, 1.0))
+def test_the_log_prob_of_a_flow_step_is_torch_s(seed: int, t: float, a: float) -> None:
+    x, v, following = (tensors(seed + k, 2, 4, 2, 2).float() for k in range(3))
+    step = flow.flow_transition(v, x, torch.full((2,), t), torch.full((2,), 0.9 * t), 0.9, a)
+    expected = torch.distributions.Normal(step.mean, step.std).log_prob(following).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(step.log_prob(following), expected)
+
+
+@pytest.mark.parametrize("a", [0.0, 0.7, 1.0])
+def test_a_flow_keeps_the_marginals_of_a_gaussian_at_every_time(a: float) -> None:
+    # Data N(μ, s²), so x_t ~ N((1−t)μ, (1−t)²s² + t²), and v̂ = E[noise − data | x_t] is linear in x_t.
+    mu, s, steps = 1.5, 0.5, 600
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    mean, variance = 0.0, 1.0
+    for k in range(steps):
+        t, t_next = times[k], times[k + 1]
+        spread = (1 - t) ** 2 * s**2 + t**2
+        slope = (t - (1 - t) * s**2) / spread
+
+        def velocity(x: torch.Tensor, slope: torch.Tensor = slope, t: torch.Tensor = t) -> torch.Tensor:
+            return -mu + slope * (x - (1 - t) * mu)
+
+        x = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
+        # The mean of a step is affine in x: two points give it exactly, in double precision.
+        std = flow.flow_std(t, t_next, float(times[1]), a)
+        moved = x + (t_next - t) * velocity(x) - std**2 / (2 * t) * flow.velocity_to_noise(velocity(x), x, t)
+        offset, gain = float(moved[0]), float(moved[1] - moved[0])
+        mean, variance = offset + gain * mean, gain**2 * variance + float(std) ** 2
+        if k % 100 == 0 and k:
+            step = flow.flow_transition(velocity(x), x, t.expand(2), t_next.expand(2), float(times[1]), a)
+            torch.testing.assert_close(step.mean.double(), moved, atol=1e-5, rtol=1e-5)
+            expected = float((1 - t_next) ** 2 * s**2 + t_next**2)
+            assert mean == pytest.approx(float(1 - t_next) * mu, abs=0.02)
+            assert variance == pytest.approx(expected, rel=0.03)
+    assert mean == pytest.approx(mu, abs=0.02)
+    assert variance == pytest.approx(s**2, rel=0.03)

@@ -78,6 +78,14 @@ class NoiseChoice(StrEnum):
     REFINED = "refined"
 
 
+class FormatChoice(StrEnum):
+    """Formats of `hero export`."""
+
+    DIFFUSERS = "diffusers"
+    KOHYA = "kohya"
+    FUSED = "fused"
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 Settings = Annotated[
     list[str] | None,
@@ -86,6 +94,15 @@ Settings = Annotated[
 Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", metavar="TEXT", help="A prompt; default: those trained on. Repeatable."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes that share the work on this machine; what is learnt is the same."),
+]
+Revision = Annotated[str | None, typer.Option(metavar="REF", help="Hub revision: a branch, tag or commit.")]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight variant of the model's files, e.g. fp16.")]
+Token = Annotated[
+    str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process alone; it is never written down.")
 ]
 Host = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Where the labelling page listens; others than this machine may see it.")
@@ -118,9 +135,13 @@ def train(
         str | None,
         typer.Option(metavar="PATH_OR_ID", help="tinyworld (bundled, the default), a pipeline folder or a hub id."),
     ] = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    token: Token = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="hero (the default), ddpo or noise-only.")] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="tinyworld or stable-diffusion; default: by model.")
+        str | None,
+        typer.Option(metavar="NAME", help="tinyworld, stable-diffusion, sdxl, sd3 or flux; default: by model."),
     ] = None,
     evaluator: Annotated[
         str | None,
@@ -150,12 +171,16 @@ def train(
     no_evaluate: Annotated[
         bool, typer.Option("--no-evaluate", help="Neither evaluate after training nor write the report.")
     ] = False,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA from feedback. Without options: the tiny world's task `hand`, judged by its oracle."""
+    on_hub = _hub_settings(revision, variant, token)  # helpers need the token, too
+    _share_work(processes)
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
+    own = merge(own, on_hub)
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and not _names_evaluator(own):
@@ -199,12 +224,14 @@ def resume(
     rounds: Annotated[
         int | None, typer.Option(metavar="N", help="Rounds in all, those that are done included.")
     ] = None,
+    processes: Processes = None,
     host: Host = "127.0.0.1",
     port: Port = None,
     no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was stopped, or with more rounds; a finished run says so."""
+    _share_work(processes)
     from hero.run import RunDirectory
 
     own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
@@ -341,6 +368,27 @@ def report(run: Run) -> None:
 
 
 @app.command()
+def export(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder to make; for kohya a file that ends in .safetensors.")
+    ],
+    format_: Annotated[
+        FormatChoice,
+        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+    ] = FormatChoice.DIFFUSERS,
+) -> None:
+    """Write what a run has learnt for other programs, with a model card."""
+    from hero.run import RunDirectory
+
+    RunDirectory.open(run)  # a wrong folder is told at once, before torch is imported
+    _quiet_libraries()
+    from hero.export import export as write
+
+    say(Console(), str(write(run, format_.value, out)))
+
+
+@app.command()
 def tasks(as_json: AsJson = False) -> None:
     """List the built-in tasks."""
     from hero.tasks import TASKS
@@ -468,6 +516,35 @@ def bench_success(
     say(console, to_markdown(cells), str(out / "results.md"))
 
 
+@bench_app.command("speed")
+def bench_speed(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the results and for random models.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="sd15-random (full size, random weights), or any model.",
+        ),
+    ] = "sd15-random",
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn and learnt from.")] = 16,
+    settings: Settings = None,
+) -> None:
+    """Measure drawing and learning on this device; writes speed.json and speed.md."""
+    from hero.methods import configure
+
+    own = parse_assignments(settings or [])
+    _quiet_libraries()
+    from hero.bench.speed import measure_speed, model_folder, to_markdown, write_speed
+
+    console = Console()
+    with _interruptible_bench(out):
+        out.mkdir(parents=True, exist_ok=True)
+        config = configure("hand", model=str(model_folder(model, out)), images_per_round=images, settings=own)
+        speed = measure_speed(config, model)
+        write_speed(speed, out)
+    say(console, to_markdown(speed), str(out / "speed.md"))
+
+
 @app.command()
 def doctor(
     model: Annotated[
@@ -476,15 +553,20 @@ def doctor(
     evaluator: Annotated[
         str | None, typer.Option(metavar="MODULE:CALLABLE", help="An evaluator of your own to try on one batch.")
     ] = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    token: Token = None,
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the installation, a model and an evaluator; exit status 1 if anything is wrong."""
+    own = merge(parse_assignments(settings or []), _hub_settings(revision, variant, token))
     _quiet_libraries()
     from hero.doctor import diagnose
 
     console = Console()
     checks = []
-    for check in diagnose(model, evaluator):
+    for check in diagnose(model, evaluator, settings=own):
         checks.append(check)
         if not as_json:
             say(console, f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}")
@@ -495,6 +577,36 @@ def doctor(
         _print_json({"ok": healthy, "checks": [vars(check) for check in checks]})
     if not healthy:
         raise typer.Exit(1)
+
+
+def _share_work(processes: int | None) -> None:
+    """Starts the processes that were asked for and waits for them; in a process that only helps, helps.
+
+    Comes back in the process that has a run to train.
+    """
+    if "RANK" in os.environ:  # started by torchrun or accelerate, or by the lines below
+        from hero.distributed import is_helper, process_count
+
+        if processes is not None and processes != process_count():
+            raise ConfigError(f"--processes {processes}, but {process_count()} were started already; leave it out")
+        if is_helper():
+            _quiet_libraries()
+            from hero.learner import help_main
+
+            help_main()
+            raise typer.Exit
+    elif processes is not None and processes > 1:
+        from hero.distributed import launch
+
+        raise typer.Exit(launch(processes, ["-m", "hero", *sys.argv[1:]]))
+
+
+def _hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:
+    """Where on the hub the model is, as settings; the token goes to the hub's client alone."""
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    given = {"revision": revision, "variant": variant}
+    return {"model": {key: value for key, value in given.items() if value is not None}}
 
 
 def _names_evaluator(own: Mapping[str, Any]) -> bool:
@@ -611,10 +723,11 @@ def _train(
             if not tuner.done:
                 advance(stats.round * per_round, f"{where()} drawing")
 
-        if isinstance(evaluator, People):
-            done = train_with_people(tuner, evaluator, on_chunk=on_chunk, on_round=on_round)
-            return tuner.history if done else None
-        return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
+        with tuner:
+            if isinstance(evaluator, People):
+                done = train_with_people(tuner, evaluator, on_chunk=on_chunk, on_round=on_round)
+                return tuner.history if done else None
+            return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
 
 
 def _evaluation_of(run: Path, labels: int) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from hero.errors import ConfigError, nearest
 
 __all__ = [
     "Config",
+    "DistributedConfig",
     "EvaluationConfig",
     "EvaluatorConfig",
     "LoraConfig",
@@ -29,6 +30,7 @@ __all__ = [
     "RewardConfig",
     "SamplingConfig",
     "TaskConfig",
+    "TrackingConfig",
     "UpdateConfig",
     "load_toml",
     "merge",
@@ -68,6 +70,22 @@ class ModelConfig(_Stage):
         "float32",
         description="Precision of the frozen weights and of sampling; LoRA weights are fp32 always.",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Whether the update computes the denoiser's activations twice instead of keeping them: much less "
+        "memory, about a third more time.",
+    )
+    offload: tuple[Literal["text-encoders", "vae"], ...] = Field(
+        (), description="Parts that wait in the computer's memory while they are not needed: `text-encoders`, `vae`."
+    )
+    vae_slicing: bool = Field(False, description="Whether images are decoded one at a time.")
+    vae_tiling: bool = Field(
+        False, description="Whether images are decoded in overlapping tiles; for large images, whose seams may show."
+    )
+    compile: bool = Field(
+        False, description="Whether the denoiser's blocks go through `torch.compile`: slow to start, then faster."
+    )
+    tf32: bool = Field(False, description="Whether fp32 matrix products on CUDA may use TF32: faster, less exact.")
     device: str = Field("auto", description="`auto` (an accelerator when there is one), `cpu`, `cuda`, …")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice.")
 
@@ -89,12 +107,29 @@ class SamplingConfig(_Stage):
     """How images are drawn, in training and in evaluation."""
 
     num_steps: int = Field(50, ge=1, le=1000, description="Denoising steps T of a trajectory.")
-    eta: float = Field(1.0, ge=0, le=1, description="Stochasticity of a DDIM step; 0 is deterministic.")
-    guidance_scale: float = Field(5.0, ge=0, description="Classifier-free guidance scale; ≤ 1 means off.")
+    eta: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Stochasticity of a step: η of DDIM, a of flow matching; 0 is deterministic.",
+    )
+    guidance_scale: float = Field(
+        5.0,
+        ge=0,
+        description="Guidance scale, as the model's own pipeline reads it: classifier-free guidance, off at ≤ 1 "
+        "(Z-Image: off at 0); for FLUX.1, the scale that the model is told.",
+    )
+    true_cfg_scale: float = Field(
+        1.0, ge=1, description="FLUX.1: scale of classifier-free guidance on top of the one it is told; 1 means off."
+    )
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
     images_per_round: int = Field(64, ge=1, description="Images drawn and shown in a round.")
-    micro_batch: int = Field(8, ge=1, description="Images denoised together; they are shown as soon as they are drawn.")
+    micro_batch: int = Field(
+        8,
+        ge=1,
+        description="Images denoised together; they are shown as soon as they are drawn. Halved when memory runs out.",
+    )
 
 
 class NoiseConfig(_Stage):
@@ -140,13 +175,25 @@ class UpdateConfig(_Stage):
     kind: Literal["ppo", "none"] = Field(
         "ppo", description="`ppo`: clipped policy gradient over replayed timesteps; `none`: frozen weights."
     )
+    optimizer: Literal["adamw", "adamw-8bit"] = Field(
+        "adamw", description="`adamw-8bit` keeps AdamW's state in 8 bits; it needs bitsandbytes and a GPU."
+    )
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
     clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
     timesteps_per_image: int = Field(5, ge=1, description="K: timesteps trained per image, drawn at random.")
+    timestep_weight: Literal["uniform", "std"] = Field(
+        "uniform",
+        description="Weight of a transition in the loss: `uniform`, as published; `std`: its standard deviation σ, "
+        "since a log-probability's gradient grows as 1/σ, and the last steps, which only polish, outweigh the rest.",
+    )
     images_per_step: int = Field(8, ge=1, description="Images behind one optimizer step.")
-    micro_batch: int = Field(2, ge=1, description="Transitions replayed together; gradients are summed in order.")
+    micro_batch: int = Field(
+        2,
+        ge=1,
+        description="Transitions replayed together; gradients are summed in order. Halved when memory runs out.",
+    )
     inner_epochs: int = Field(1, ge=1, description="Passes over the round's images.")
     recompute_log_probs: Literal["auto", "always", "never"] = Field(
         "auto",
@@ -216,6 +263,26 @@ class EvaluationConfig(_Stage):
     after_training: bool = Field(True, description="Whether `hero train` evaluates and writes the report.")
 
 
+class DistributedConfig(_Stage):
+    """How several processes work together; how many there are is not a setting, and does not change what is learnt."""
+
+    collective_timeout: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds that an exchange of results may take; waiting for a person is none, and has no limit.",
+    )
+
+
+class TrackingConfig(_Stage):
+    """Where the figures of each round are also sent; they are in metrics.jsonl always."""
+
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Any of `tensorboard` (into the run's folder), `wandb`, `trackio`; each must be installed."
+    )
+    project: str = Field("hero", min_length=1, description="Project name at W&B and trackio.")
+    images: int = Field(64, ge=0, description="Images in the grid that is logged each round; 0: no grid.")
+
+
 class Config(_Stage):
     """A whole run. `hero train` writes it, fully resolved, to config.toml."""
 
@@ -233,6 +300,8 @@ class Config(_Stage):
     reward: RewardConfig = Field(default_factory=RewardConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -352,9 +421,9 @@ _REFERENCE_INTRODUCTION = """\
 Generated by `python -m hero.config` from the fields' own descriptions; edit `src/hero/config.py`, not this file.
 
 A run's settings are laid over each other, later ones winning: the defaults below, the values of the *preset* (by
-model: `tinyworld` or `stable-diffusion`), the recipe of the *method* (`hero`, `ddpo`, `noise-only`), then your own.
-Presets and methods are listed in [algorithm.md](algorithm.md#values). The result, fully resolved, is written to the
-run's `config.toml`, which `hero train --config` reads back.
+model: `tinyworld`, `stable-diffusion`, `sdxl`, `sd3` or `flux`), the recipe of the *method* (`hero`, `ddpo`,
+`noise-only`), then your own. Presets and methods are listed in [algorithm.md](algorithm.md#values). The result, fully
+resolved, is written to the run's `config.toml`, which `hero train --config` reads back.
 
 | where | how |
 |---|---|

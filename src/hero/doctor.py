@@ -5,11 +5,12 @@ The model's checks are the first two promises of the project: ratio one, and sam
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -20,12 +21,13 @@ import torch
 from packaging.requirements import Requirement
 from PIL import Image
 
-from hero.config import Config
+from hero.config import Config, merge, validate
 from hero.errors import HeroError
 from hero.evaluators import check_evaluator, load_evaluator
+from hero.footprint import device_memory, estimate, gibibytes, measure, options_that_fit
 from hero.methods import configure
 from hero.noise import StandardNoise
-from hero.policies import Conditioning, Policy, load_policy, resolve_device
+from hero.policies import FAMILIES, Conditioning, Policy, load_policy, resolve_device
 from hero.rollout import rollout
 from hero.tasks import get_task
 from hero.tinyworld.scenes import draw
@@ -35,10 +37,14 @@ from hero.update import make_update
 __all__ = ["Check", "diagnose"]
 
 RATIO_TOLERANCE = 1e-6
-LIBRARY_TOLERANCE = 1e-4
+LIBRARY_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.3}
+"""Half precision: the LoRA and the transition are fp32 here and not in the library."""
+
 MIN_FREE_BYTES = 1_000_000_000
 
 _IMAGES, _STEPS = 2, 4
+_SHARE = 0.9
+"""Of a device's memory that a run may be estimated to need."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +57,25 @@ class Check:
     remedy: str = ""
 
 
-def diagnose(model: str = "tinyworld", evaluator: str | None = None, folder: Path = Path()) -> Iterator[Check]:
+def diagnose(
+    model: str = "tinyworld",
+    evaluator: str | None = None,
+    folder: Path = Path(),
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[Check]:
     """Yields each check as soon as it is done.
 
     Args:
         model: `tinyworld`, a pipeline folder or a hub id.
         evaluator: "module:callable" of one's own, tried on one batch; None: not looked at.
         folder: where runs would be written.
+        settings: of the run that the model's memory is estimated for, as nested dicts.
     """
     yield _python()
     yield from _packages()
     yield _device()
     yield _disk(folder)
-    yield from _model(model)
+    yield from _model(model, settings or {})
     if evaluator is not None:
         yield from _evaluator(evaluator)
 
@@ -110,17 +122,24 @@ def _disk(folder: Path) -> Check:
     )
 
 
-def _model(model: str) -> Iterator[Check]:
-    started = time.monotonic()
+def _model(model: str, settings: Mapping[str, Any]) -> Iterator[Check]:
     try:
-        policy = load_policy(_config(model, eta=0.0))
+        config = configure("hand", model=model, settings=settings)
+        yield from _untrained(config)  # its policy is gone before the next one is loaded
     except HeroError as error:
-        remedy = "give a Stable Diffusion pipeline folder, a hub id or tinyworld with --model"
-        yield Check("model loads", False, str(error), remedy)
+        remedy = "give a pipeline folder, a hub id or tinyworld with --model; supported pipelines: "
+        yield Check("model loads", False, str(error), remedy + ", ".join(FAMILIES))
         return
-    yield Check("model loads", True, f"{model} on {policy.device}, {time.monotonic() - started:.1f} s")
-    yield _attempt("same as the library", lambda: _same_as_library(policy, _config(model, eta=0.0)))
-    yield _attempt("ratio one", lambda: _ratio_one(_config(model, eta=1.0)))
+    yield _attempt("ratio one", lambda: _ratio_one(_short(config, eta=1.0)))
+
+
+def _untrained(config: Config) -> Iterator[Check]:
+    started = time.monotonic()
+    policy = load_policy(_short(config, eta=0.0))
+    name, seconds = type(policy.pipeline).__name__, time.monotonic() - started
+    yield Check("model loads", True, f"{config.model.path}, a {name}, on {policy.device}, {seconds:.1f} s")
+    yield _attempt("same as the library", lambda: _same_as_library(policy, _short(config, eta=0.0)))
+    yield _attempt("memory", lambda: _memory(policy, config))
 
 
 def _attempt(name: str, check: Callable[[], Check]) -> Check:
@@ -132,13 +151,13 @@ def _attempt(name: str, check: Callable[[], Check]) -> Check:
         return Check(name, False, reason, "check the model's files, and that it fits into the device's memory")
 
 
-def _config(model: str, *, eta: float) -> Config:
-    """A few short trajectories of `model`; no update where the sampler is deterministic."""
+def _short(config: Config, *, eta: float) -> Config:
+    """`config` with a few short trajectories; no update where the sampler is deterministic."""
     settings = {
         "sampling": {"num_steps": _STEPS, "eta": eta, "images_per_round": _IMAGES, "micro_batch": _IMAGES},
         "update": {"kind": "ppo" if eta else "none", "timesteps_per_image": _STEPS - 1},
     }
-    return configure("hand", model=model, settings=settings)
+    return validate(merge(config.model_dump(), settings))
 
 
 def _draw(policy: Policy, config: Config) -> tuple[Conditioning, Trajectory]:
@@ -153,22 +172,25 @@ def _draw(policy: Policy, config: Config) -> tuple[Conditioning, Trajectory]:
 def _same_as_library(policy: Policy, config: Config) -> Check:
     """With η = 0 the final latents of a rollout are those of the pipeline's own call, from the same noise."""
     _, trajectory = _draw(policy, config)
-    pipeline: Any = policy.pipeline  # type: ignore[attr-defined]
-    reference = pipeline(
-        list(config.task.prompts * _IMAGES),
-        latents=trajectory.initial_noise.to(policy.device),
-        num_inference_steps=_STEPS,
-        guidance_scale=config.sampling.guidance_scale,
-        eta=0.0,
-        output_type="latent",
-    ).images
-    apart = float((trajectory.final_latents - reference.cpu()).abs().max())
+    reference = policy.library_latents(config.task.prompts * _IMAGES, trajectory.initial_noise)
+    apart = float((trajectory.final_latents - reference).abs().max())
     return Check(
         "same as the library",
-        apart <= LIBRARY_TOLERANCE,
+        apart <= LIBRARY_TOLERANCE[policy.storage_dtype],
         f"latents differ from the pipeline's own call by at most {apart:.1e}",
         "check the model's scheduler_config.json; please report the model and this number",
     )
+
+
+def _memory(policy: Policy, config: Config) -> Check:
+    """Whether a run of `config` fits into the device, and what makes it fit."""
+    costs, limit = measure(policy, config), device_memory(policy.device)
+    need = estimate(costs, config)
+    options = options_that_fit(costs, config, int(_SHARE * limit))
+    remedy = "use a smaller model, smaller sampling.height and width, or a larger device"
+    if options:
+        remedy = "add " + " ".join(f"--set {name}={json.dumps(value)!s}" for name, value in options.items())
+    return Check("memory", options == {}, f"{need.describe()}; {policy.device.type} has {gibibytes(limit)}", remedy)
 
 
 def _ratio_one(config: Config) -> Check:

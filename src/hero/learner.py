@@ -6,22 +6,27 @@ that was shown and waits for its answer is kept beside it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from hero.config import Config
-from hero.errors import ConfigError, RunError
+from hero.distributed import Helper, Task, Workers
+from hero.errors import ConfigError, ModelError, RunError
 from hero.memory import Memory
 from hero.noise import FeedbackNoise, make_noise
-from hero.policies import Policy
+from hero.policies import Conditioning, Policy, load_policy
 from hero.representation import Representation
+from hero.rollout import draw
 from hero.run import Checkpoint, RunDirectory
+from hero.tracking import Trackers
 from hero.types import BestImage, ImageBatch, RoundStats, Trajectory, image_id
-from hero.update import make_update
+from hero.update import ReplayUpdate, make_update
 
-__all__ = ["Asked", "Learner"]
+__all__ = ["Asked", "Learner", "help_main"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,11 @@ class Learner:
         policy, noise, representation, update, memory: each learns; `update` is None for frozen weights.
         conditioning: one row per prompt of the run, computed once.
         history: the figures of every finished round.
+        workers: the processes that draw and differentiate.
+        trackers: are told of the figures.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, policy: Policy) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
         self.config = config
         self.directory = directory
         self.policy = policy
@@ -52,8 +59,11 @@ class Learner:
             policy.latent_shape, config.representation, seed=config.seed, device=policy.device
         )
         self.update = make_update(policy, config.update, seed=config.seed)
+        self.workers = workers
+        self.workers.prepare(_tasks(policy, self.conditioning, self.update), policy.parameters())
         self.memory = Memory.empty()
         self.history: list[RoundStats] = []
+        self.trackers = Trackers(config, directory)
 
     @property
     def best(self) -> tuple[BestImage, ...]:
@@ -111,11 +121,12 @@ class Learner:
             self.update.load_state_dict(told.tensors["update"])
 
     def publish(self) -> None:
-        """Writes the files that are derived from the checkpoint: metrics, LoRA, refined noise."""
+        """Writes what is derived from the checkpoint: metrics, LoRA, refined noise; tells trackers what is new."""
         self.directory.write_metrics([stats.to_dict() for stats in self.history])
         self.directory.write_folder("lora", self.policy.save_lora)
         if isinstance(self.noise, FeedbackNoise) and self.noise.fitted:
             self.directory.write_file("refined_noise.safetensors", self.noise.save)
+        self.trackers.publish(self.history)
 
     def save_asked(self, asked: Asked) -> None:
         """Writes the batch that was shown; its images are in the run directory already."""
@@ -165,9 +176,33 @@ class Learner:
         return trajectory["latents"][:, -1].clone(), trajectory["prompt_index"]
 
 
+def help_main() -> None:
+    """What a process other than the main one does: it draws and differentiates for it until the run is done.
+
+    Raises:
+        TrainingError: the main process is gone.
+        ModelError: the model cannot be loaded here.
+    """
+    helper = Helper()
+    config = helper.config
+    try:
+        policy = load_policy(config)
+    except ModelError as error:
+        helper.refuse(str(error))
+        raise
+    update = make_update(policy, config.update, seed=config.seed)
+    helper.serve(_tasks(policy, policy.encode(config.task.prompts), update), policy.parameters())
+
+
+def _tasks(policy: Policy, conditioning: Conditioning, update: ReplayUpdate | None) -> Mapping[str, Task]:
+    """What every process of a run can do with a micro-batch."""
+    return {"draw": partial(draw, policy, conditioning), **(update.tasks(conditioning) if update else {})}
+
+
 def _drawn_with(config: Config) -> dict[str, Any]:
     """The settings that images and log-probabilities depend on."""
     chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise"})
-    for stage, name in (("model", "device"), ("model", "threads"), ("sampling", "micro_batch")):
-        del chosen[stage][name]
+    for name in ("device", "threads", "gradient_checkpointing", "offload", "vae_slicing"):
+        del chosen["model"][name]
+    del chosen["sampling"]["micro_batch"]
     return {**chosen, "prompts": list(config.task.prompts)}

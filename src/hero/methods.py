@@ -12,10 +12,11 @@ from typing import Any
 
 from hero.config import Config, merge, validate
 from hero.errors import ConfigError, nearest
+from hero.model_index import pipeline_class
 from hero.tasks import get_task
 from hero.tinyworld import NAME as TINYWORLD
 
-__all__ = ["METHODS", "PRESETS", "Method", "configure", "resolve"]
+__all__ = ["METHODS", "PRESETS", "PRESET_OF", "Method", "configure", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -45,35 +46,61 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "stable-diffusion": {
-        "sampling": {
-            "num_steps": 50,
-            "eta": 1.0,
-            "guidance_scale": 5.0,
-            "images_per_round": 64,
-            "micro_batch": 8,
-        },
-        "lora": {"rank": 4, "alpha": 4.0, "layers": ("attention",)},
-        "representation": {
-            "width": 2048,
-            "epochs": 500,
-            "batch_size": 2048,
-            "learning_rate": 1e-5,
-            "margin": 0.5,
-        },
-        "noise": {"best_share": 0.5, "epsilon": 0.1},
-        "update": {
-            "learning_rate": 3e-4,
-            "weight_decay": 1e-4,
-            "max_grad_norm": 1.0,
-            "clip_range": 1e-4,
-            "timesteps_per_image": 5,
-            "images_per_step": 8,
-            "micro_batch": 2,
-        },
+_STABLE_DIFFUSION: dict[str, Any] = {
+    "model": {"dtype": "float32", "gradient_checkpointing": False},
+    "sampling": {
+        "num_steps": 50,
+        "eta": 1.0,
+        "guidance_scale": 5.0,
+        "images_per_round": 64,
+        "micro_batch": 8,
     },
+    "lora": {"rank": 4, "alpha": 4.0, "layers": ("attention",)},
+    "representation": {
+        "width": 2048,
+        "epochs": 500,
+        "batch_size": 2048,
+        "learning_rate": 1e-5,
+        "margin": 0.5,
+    },
+    "noise": {"best_share": 0.5, "epsilon": 0.1},
+    "update": {
+        "learning_rate": 3e-4,
+        "weight_decay": 1e-4,
+        "max_grad_norm": 1.0,
+        "clip_range": 1e-4,
+        "timesteps_per_image": 5,
+        "timestep_weight": "uniform",
+        "images_per_step": 8,
+        "micro_batch": 2,
+    },
+    "evaluation": {"images": 200},
+}
+
+_LARGE = {"model": {"dtype": "bfloat16", "gradient_checkpointing": True}, "update": {"micro_batch": 1}}
+"""What models of some billions of parameters need on one GPU."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "stable-diffusion": _STABLE_DIFFUSION,
+    "sdxl": merge(_STABLE_DIFFUSION, _LARGE, {"sampling": {"micro_batch": 4}}),
+    "sd3": merge(
+        _STABLE_DIFFUSION,
+        _LARGE,
+        {
+            "sampling": {"num_steps": 10, "eta": 0.7, "guidance_scale": 4.5, "micro_batch": 4},
+            "lora": {"rank": 32, "alpha": 64.0},
+        },
+    ),
+    "flux": merge(
+        _STABLE_DIFFUSION,
+        _LARGE,
+        {
+            "sampling": {"num_steps": 6, "eta": 0.9, "guidance_scale": 3.5, "micro_batch": 2},
+            "lora": {"rank": 32, "alpha": 64.0},
+        },
+    ),
     "tinyworld": {
+        "model": {"dtype": "float32", "gradient_checkpointing": False},
         "sampling": {
             "num_steps": 20,
             "eta": 1.0,
@@ -91,17 +118,29 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "noise": {"best_share": 0.5, "epsilon": 0.1},
         "update": {
-            "learning_rate": 1.5e-3,
+            "learning_rate": 3e-3,
             "weight_decay": 1e-4,
             "max_grad_norm": 1.0,
             "clip_range": 1e-3,
-            "timesteps_per_image": 5,
+            "timesteps_per_image": 8,
+            "timestep_weight": "std",
             "images_per_step": 8,
-            "micro_batch": 40,
+            "micro_batch": 64,
         },
+        "evaluation": {"images": 128},
     },
 }
-"""Values per kind of model: the published ones for Stable Diffusion, tuned ones for the tiny world."""
+"""Values per kind of model; where each comes from is in docs/models.md."""
+
+PRESET_OF: dict[str, str] = {
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "QwenImagePipeline": "flux",
+    "ZImagePipeline": "flux",
+    "Flux2KleinPipeline": "flux",
+}
+"""Pipeline class → preset; `stable-diffusion` for every other."""
 
 
 def resolve(method: str, preset: str, overrides: Mapping[str, Any]) -> Config:
@@ -164,9 +203,15 @@ def configure(
         "evaluator": {"name": evaluator},
     }
     merged = merge(own, _without_none(named))
-    path = merged.get("model", {}).get("path", TINYWORLD)
-    by_model = "tinyworld" if path == TINYWORLD else "stable-diffusion"
-    return resolve(merged.get("method", "hero"), merged.get("preset", by_model), merged)
+    chosen = merged.get("preset") or _preset_for(merged.get("model", {}))
+    return resolve(merged.get("method", "hero"), chosen, merged)
+
+
+def _preset_for(model: Mapping[str, Any]) -> str:
+    path = model.get("path", TINYWORLD)
+    if path == TINYWORLD or not isinstance(path, str):
+        return "tinyworld"
+    return PRESET_OF.get(pipeline_class(path, model.get("revision")) or "", "stable-diffusion")
 
 
 def _check_stages(own: Mapping[str, Any]) -> None:

@@ -7,16 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
 
+from hero.batching import halved
+from hero.distributed import Alone, Workers
 from hero.errors import TrainingError
 from hero.policies import Conditioning, Policy
 from hero.seeding import generator, normal
 from hero.types import Trajectory
 
-__all__ = ["RolloutChunk", "concatenate", "draw_images", "rollout"]
+__all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw", "draw_images", "rollout"]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Images that are drawn together: everything about them but the model.
+
+    Attributes:
+        indices: into the round.
+        prompt_index: (M,) int64 on the CPU, rows of the conditioning.
+        initial_noise: (M, C, h, w), z_T.
+        seed, stage, round_: of the step noise.
+    """
+
+    indices: range
+    prompt_index: torch.Tensor
+    initial_noise: torch.Tensor
+    seed: int
+    stage: str
+    round_: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,23 @@ class RolloutChunk:
 
 
 @torch.no_grad()
+def draw(policy: Policy, conditioning: Conditioning, batch: MicroBatch) -> RolloutChunk:
+    """Draws one micro-batch with the policy as it is now.
+
+    Raises:
+        TrainingError: the latents are not finite.
+    """
+    step_noise = torch.stack(
+        [
+            normal((policy.num_steps, *policy.latent_shape), generator(batch.seed, batch.stage, batch.round_, i))
+            for i in batch.indices
+        ]
+    )
+    rows = conditioning.rows(batch.prompt_index)
+    trajectory = _denoise(policy, rows, batch.prompt_index, batch.initial_noise, step_noise)
+    return RolloutChunk(batch.indices, trajectory, policy.decode(trajectory.final_latents))
+
+
 def rollout(
     policy: Policy,
     conditioning: Conditioning,
@@ -39,6 +78,7 @@ def rollout(
     round_: int,
     micro_batch: int,
     stage: str = "step-noise",
+    workers: Workers | None = None,
 ) -> Iterator[RolloutChunk]:
     """Draws N images with the policy as it is now.
 
@@ -46,24 +86,36 @@ def rollout(
         conditioning: one row per prompt of the run.
         prompt_index: (N,) int64 on the CPU, which prompt each image is drawn for.
         initial_noise: (N, C, h, w), z_T.
-        micro_batch: images denoised together.
+        micro_batch: images denoised together; halved, for what is left to draw, when memory runs out.
+        workers: the processes that do the task `draw`; None: this one.
 
     Yields:
         Chunks in order. Trajectories are on the CPU in the policy's storage dtype.
 
     Raises:
-        TrainingError: the latents are not finite.
+        TrainingError: the latents are not finite, or memory runs out with a single image.
     """
-    for start in range(0, len(prompt_index), micro_batch):
-        indices = range(start, min(start + micro_batch, len(prompt_index)))
-        rows = prompt_index[indices.start : indices.stop]
-        step_noise = torch.stack(
-            [normal((policy.num_steps, *policy.latent_shape), generator(seed, stage, round_, i)) for i in indices]
-        )
-        trajectory = _denoise(
-            policy, conditioning.rows(rows), rows, initial_noise[indices.start : indices.stop], step_noise
-        )
-        yield RolloutChunk(indices, trajectory, policy.decode(trajectory.final_latents))
+    workers = workers or Alone({"draw": partial(draw, policy, conditioning)})
+    drawn, n = 0, len(prompt_index)
+    while drawn < n:
+        starts = range(drawn, n, micro_batch)
+        batches = [
+            MicroBatch(
+                range(k, min(k + micro_batch, n)),
+                prompt_index[k : k + micro_batch].clone(),  # a view would be sent with all that it is a view of
+                initial_noise[k : k + micro_batch].clone(),
+                seed,
+                stage,
+                round_,
+            )
+            for k in starts
+        ]
+        try:
+            for chunk in workers.map("draw", batches):
+                yield chunk
+                drawn = chunk.indices.stop
+        except torch.OutOfMemoryError:
+            micro_batch = halved(min(micro_batch, n - drawn), "sampling.micro_batch")
 
 
 def _denoise(

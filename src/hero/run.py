@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from hero.config import Config, load_toml, merge, validate
 from hero.errors import RunError
 
-__all__ = ["Checkpoint", "RunDirectory"]
+__all__ = ["Checkpoint", "RunDirectory", "read_images"]
 
 _FORMAT = 1
 _UNBORN = {".lock", ".config.toml.partial"}
@@ -251,6 +251,22 @@ class RunDirectory:
         if folders and kind == "told":  # an unreadable batch is drawn again; what was learnt cannot be
             raise RunError(f"no checkpoint of {self.path} can be read; {problem}")
         return None
+
+
+def read_images(folder: Path) -> list[Image.Image]:
+    """The images of a series 0000.png, 0001.png, … as `RunDirectory.write_images_under` writes it.
+
+    Raises:
+        RunError: one of them cannot be read.
+    """
+    images = []
+    for path in sorted(folder.glob("[0-9]*.png")):
+        try:
+            with Image.open(path) as image:
+                images.append(image.convert("RGB"))
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {error}") from None
+    return images
 
 
 def _flush(path: Path) -> None:

@@ -17,7 +17,7 @@ from hero.evaluation.stored import people_said
 from hero.noise import FeedbackNoise, InitialNoise, StandardNoise
 from hero.policies import load_policy
 from hero.rollout import draw_images
-from hero.run import RunDirectory
+from hero.run import RunDirectory, read_images
 from hero.tasks import TASKS
 
 __all__ = ["TrainedRun"]
@@ -64,10 +64,22 @@ class TrainedRun:
         *,
         images: int | None = None,
         prompts: Sequence[str] | None = None,
+        base_of: Path | None = None,
         progress: Progress | None = None,
     ) -> EvaluationResult:
-        """Measures success, diversity and drift; writes evaluation/result.json and the images beside it."""
+        """Measures success, diversity and drift; writes evaluation/result.json and the images beside it.
+
+        Args:
+            images, prompts: see `hero.evaluation.evaluate`.
+            base_of: another run on the same model, prompts and settings, evaluated on as many images: its images of
+                the base model are taken, which would be drawn the same.
+            progress: told of the images as they are drawn.
+        """
         started = time.monotonic()
+        base = None
+        if base_of is not None:
+            folder = base_of / "evaluation"
+            base = {name: read_images(folder / name) for name in ("base", "unrelated_base")}
         result, sets = evaluate(
             self.policy,
             TASKS.get(self.config.task.name),
@@ -76,6 +88,7 @@ class TrainedRun:
             self.labels,
             images=images,
             prompts=prompts,
+            base=base,
             progress=progress,
         )
         training = sum(line[key] for line in self.history for key in ("seconds_sampling", "seconds_updating"))

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 
 from hero.config import Config, merge, validate
+from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
@@ -26,6 +27,7 @@ from hero.rewards import compute_rewards
 from hero.rollout import concatenate, rollout
 from hero.run import RunDirectory
 from hero.statistics import round_stats
+from hero.tracking import check_trackers
 from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, image_id
 
 __all__ = ["Tuner"]
@@ -45,17 +47,20 @@ class Tuner:
 
     Raises:
         RunError: `out` already holds a run or other files, or the shared label store those of another run.
+        ConfigError: a tracker is not installed.
         ModelError: the model cannot be loaded or used.
     """
 
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
+        check_trackers(config.tracking)
         if config.evaluator.store is not None:
             LabelStore.check_free(config.evaluator.store)
+        workers = connect(config)
         policy = load_policy(config)
         directory = RunDirectory.create(out, config)
         with _unlocked_on_failure(directory):
-            self._attach(directory, policy)
+            self._attach(directory, policy, workers)
             self.learner.save()
 
     @classmethod
@@ -67,13 +72,16 @@ class Tuner:
 
         Raises:
             RunError: there is no run in `out`, another process trains it, or no checkpoint can be read.
-            ConfigError: `settings` do not fit what the run has learnt or been answered; nothing was changed.
+            ConfigError: `settings` do not fit what the run has learnt or been answered, or name a tracker that is not
+                installed; nothing was changed.
         """
         directory = RunDirectory.open(out, settings)
+        check_trackers(directory.config.tracking)
         directory.lock()
         with _unlocked_on_failure(directory):
             tuner = cls.__new__(cls)
-            tuner._attach(directory, load_policy(directory.config))
+            workers = connect(directory.config)
+            tuner._attach(directory, load_policy(directory.config), workers)
             tuner._restore()
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())
@@ -83,11 +91,11 @@ class Tuner:
                 tuner._learn(stored, seconds_waiting=0.0)
         return tuner
 
-    def _attach(self, directory: RunDirectory, policy: Policy) -> None:
+    def _attach(self, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
         self.config = directory.config
         self.directory = directory
         self.store = LabelStore(directory.config.evaluator.store or directory.path / "feedback.db")
-        self.learner = Learner(directory.config, directory, policy)
+        self.learner = Learner(directory.config, directory, policy, workers)
         self._asked: Asked | None = None
         self._asked_at = time.monotonic()
         self.on_step: OnStep = ignore
@@ -166,6 +174,7 @@ class Tuner:
             seed=config.seed,
             round_=round_,
             micro_batch=config.sampling.micro_batch,
+            workers=self.learner.workers,
         ):
             trajectories.append(chunk.trajectory)
             images += chunk.images
@@ -254,7 +263,9 @@ class Tuner:
         # 4. Update of the LoRA; a representation that was never fitted gives no reward worth following.
         update = None
         if learner.update is not None and (learner.representation.fitted or not uses_representation):
-            update = learner.update.step(trajectory, learner.conditioning, rewards, round_, self.on_step)
+            update = learner.update.step(
+                trajectory, learner.conditioning, rewards, round_, learner.workers, self.on_step
+            )
 
         # 5. Feedback-guided initial noise for the next round.
         learner.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
@@ -324,6 +335,8 @@ class Tuner:
 
     def close(self) -> None:
         """Closes the label store and lets another process train the run; a closed tuner cannot go on."""
+        self.learner.workers.stop()
+        self.learner.trackers.finish()
         self.store.close()
         self.directory.unlock()
 

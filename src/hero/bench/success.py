@@ -89,13 +89,15 @@ def run_success(
     """Trains and evaluates every task × method × seed under `out`; finished ones are read, not run again."""
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for task in tasks:
+        base_of = None  # the base model's images are the same for every seed and method
         for seed in seeds:
             for method in methods:
                 folder = out / "runs" / f"{task}-{method}-s{seed}"
                 result = _finished(folder, images)
                 if result is None:
                     config = configure(task, method=method, seed=seed, settings=settings)
-                    result = _train_and_evaluate(config, folder, images)
+                    result = _train_and_evaluate(config, folder, images, base_of)
+                base_of = folder
                 results.setdefault((task, method), []).append(result)
                 report(_line(task, method, seed, result))
     cells = [summarise(task, method, runs) for (task, method), runs in results.items()]
@@ -111,11 +113,11 @@ def _finished(folder: Path, images: int) -> dict[str, Any] | None:
     return result if result["images"] == images else None
 
 
-def _train_and_evaluate(config: Config, folder: Path, images: int) -> dict[str, Any]:
+def _train_and_evaluate(config: Config, folder: Path, images: int, base_of: Path | None) -> dict[str, Any]:
     resumed = (folder / "config.toml").is_file()
     with Tuner.resume(folder) if resumed else Tuner(config, folder) as tuner:
         tuner.run(resolve(tuner.config))
-    return TrainedRun(folder).evaluate(images=images).to_dict()
+    return TrainedRun(folder).evaluate(images=images, base_of=base_of).to_dict()
 
 
 def _line(task: str, method: str, seed: int, result: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ def evaluate(
     *,
     images: int | None = None,
     prompts: Sequence[str] | None = None,
+    base: Mapping[str, Sequence[Image.Image]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[EvaluationResult, dict[str, list[Image.Image]]]:
     """Measures the policy as it is now against its base, with the sampler of training.
@@ -51,6 +52,7 @@ def evaluate(
         labels: labels spent on training.
         images: images per set; None: `config.evaluation.images`.
         prompts: shared out evenly over the images; None: those trained on.
+        base: "base" and "unrelated_base" as another run on the same model, prompts and settings has drawn them.
         progress: is told (images drawn so far, images in all) after each micro-batch.
 
     Returns:
@@ -64,7 +66,7 @@ def evaluate(
     asked = tuple(prompts or config.task.prompts)
     drawn_prompts = [asked[i % len(asked)] for i in range(total)]
     unrelated = unrelated_prompts([*config.task.prompts, *asked])
-    sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, progress)
+    sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, base or {}, progress)
 
     judge = _judge_of(task, config, asked)
     verdicts = {name: _verdicts(judge, sets.get(name)) for name in SETS}
@@ -103,16 +105,19 @@ def _draw_sets(
     refined: FeedbackNoise | None,
     prompts: Sequence[str],
     unrelated: Sequence[str],
+    base: Mapping[str, Sequence[Image.Image]],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, list[Image.Image]]:
     seed, shape = config.evaluation.seed, policy.latent_shape
+    learns = config.update.kind != "none"  # frozen weights draw the base's images from fresh noise
     fresh = StandardNoise().sample(prompts, shape, seed=seed, round_=0, stage="evaluation-noise")
     near_good = None
     if refined is not None:
         near_good = refined.sample(prompts, shape, seed=seed, round_=0, stage="evaluation-noise")
         if torch.equal(near_good, fresh):  # it knows none of these prompts
             near_good = None
-    total = len(prompts) * (2 if near_good is None else 3) + 2 * len(unrelated)
+    passes = (not base) + learns
+    total = passes * (len(prompts) + len(unrelated)) + (len(prompts) if near_good is not None else 0)
     done = 0
 
     def advance(count: int) -> None:
@@ -131,12 +136,18 @@ def _draw_sets(
         noise = StandardNoise().sample(unrelated, shape, seed=seed, round_=0, stage="drift-noise")
         return draw(unrelated, noise, "drift-step-noise")
 
-    with policy.frozen():
-        sets = {"base": draw(prompts, fresh, "evaluation-step-noise"), "unrelated_base": draw_unrelated()}
-    sets["tuned_fresh"] = draw(prompts, fresh, "evaluation-step-noise")
+    def draw_both() -> tuple[list[Image.Image], list[Image.Image]]:
+        return draw(prompts, fresh, "evaluation-step-noise"), draw_unrelated()
+
+    if base:
+        before = list(base["base"]), list(base["unrelated_base"])
+    else:
+        with policy.frozen():
+            before = draw_both()
+    after = draw_both() if learns else before
+    sets = {"base": before[0], "tuned_fresh": after[0], "unrelated_base": before[1], "unrelated_tuned": after[1]}
     if near_good is not None:
         sets["tuned_refined"] = draw(prompts, near_good, "evaluation-step-noise")
-    sets["unrelated_tuned"] = draw_unrelated()
     return sets
 
 

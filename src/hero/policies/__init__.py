@@ -1,7 +1,7 @@
 """A diffusers pipeline as a stochastic policy: one inner convention, one file per model family.
 
 Everything to the right of here speaks `Policy` alone and never branches on the model. A new family is a new file
-and one line in `FAMILIES`.
+(see `policies/family.py`) and one line in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,8 @@ from PIL import Image
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, nearest
+from hero.model_index import is_folder
+from hero.policies.conditioning import Conditioning
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 from hero.transitions import Transition
@@ -26,44 +27,35 @@ from hero.transitions import Transition
 __all__ = ["FAMILIES", "Conditioning", "Policy", "family_of", "load_policy", "resolve_device"]
 
 FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "hero.policies.stable_diffusion:StableDiffusionPolicy",
+    "StableDiffusionPipeline": "hero.policies.stable_diffusion:StableDiffusion",
+    "StableDiffusionXLPipeline": "hero.policies.stable_diffusion_xl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "hero.policies.stable_diffusion_3:StableDiffusion3",
+    "FluxPipeline": "hero.policies.flux:Flux",
+    "QwenImagePipeline": "hero.policies.qwen_image:QwenImage",
+    "ZImagePipeline": "hero.policies.z_image:ZImage",
+    "Flux2KleinPipeline": "hero.policies.flux_2_klein:Flux2Klein",
 }
-"""Pipeline class (as in model_index.json) → the policy that bends it to the inner convention."""
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What P prompts contribute: named tensors (P, ...), and the same for the empty prompt.
-
-    Attributes:
-        positive: one row per prompt.
-        negative: the same keys, one row, for classifier-free guidance.
-    """
-
-    positive: Mapping[str, torch.Tensor]
-    negative: Mapping[str, torch.Tensor]
-
-    def rows(self, prompt_index: torch.Tensor) -> Conditioning:
-        """One positive and one negative row per entry of `prompt_index` (N,)."""
-        n = len(prompt_index)
-        return Conditioning(
-            {key: value[prompt_index.to(value.device)] for key, value in self.positive.items()},
-            {key: value[:1].expand(n, *value.shape[1:]) for key, value in self.negative.items()},
-        )
+"""Pipeline class (as in model_index.json) → the family that bends it to the inner convention."""
 
 
 class Policy(Protocol):
     """A diffusion model whose denoising steps are Gaussian transitions.
 
     Attributes:
+        pipeline: the library's pipeline, whose denoiser carries the LoRA.
+        denoiser: the component that is trained.
         latent_shape: (C, h, w).
+        image_size: (height, width) in pixels.
         num_steps: T.
         trainable_steps: (T,) bool on the CPU; False where a step has no density.
         device: where latents live.
         storage_dtype: dtype of stored latents; a latent is rounded to it before its log-probability is taken.
     """
 
+    pipeline: Any
+    denoiser: Any
     latent_shape: tuple[int, int, int]
+    image_size: tuple[int, int]
     num_steps: int
     trainable_steps: torch.Tensor
     device: torch.device
@@ -79,6 +71,10 @@ class Policy(Protocol):
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Final latents (N, C, h, w) to RGB images."""
+        ...
+
+    def library_latents(self, prompts: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
+        """Final latents of the library's own call from `noise` (N, C, h, w), without stochasticity; for checks."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -115,7 +111,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def family_of(pipeline_class: str) -> Any:
-    """The policy class for a pipeline class name.
+    """The family for a pipeline class name.
 
     Raises:
         ModelError: the family is not supported; lists those that are.
@@ -152,7 +148,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     from diffusers import DiffusionPipeline
 
     source = str(model_path()) if config.path == TINYWORLD else config.path
-    looks_local = source.startswith((".", "/", "~")) or Path(source).exists()
+    looks_local = is_folder(source)
     if looks_local:
         folder = Path(source).expanduser()
         if not folder.exists():
@@ -185,7 +181,10 @@ def load_policy(config: Config) -> Policy:
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     pipeline = load_pipeline(config.model)
-    policy: Policy = family_of(type(pipeline).__name__)(
-        pipeline, config.sampling, config.lora, seed=config.seed, device=resolve_device(config.model.device)
-    )
-    return policy
+    if config.model.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    from hero.policies.pipeline import PipelinePolicy
+
+    device = resolve_device(config.model.device)
+    family = family_of(type(pipeline).__name__)(pipeline, config.sampling, device)
+    return PipelinePolicy(pipeline, family, config, device=device)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -15,7 +16,15 @@ from hero.config import LoraConfig
 from hero.errors import ModelError
 from hero.seeding import derive_seed
 
-__all__ = ["UNET_LAYERS", "adapter_metadata", "add_lora", "load_lora_state_dict", "lora_state_dict"]
+__all__ = [
+    "UNET_LAYERS",
+    "adapter_metadata",
+    "add_lora",
+    "load_lora_state_dict",
+    "lora_state_dict",
+    "save_lora",
+    "sort_metadata",
+]
 
 ADAPTER = "default"
 
@@ -27,6 +36,11 @@ UNET_LAYERS: dict[str, tuple[str, ...]] = {
 }
 """Kind of layer (`lora.layers`) → module name endings in a UNet2DConditionModel."""
 
+JOINT_ATTENTION = (*UNET_LAYERS["attention"], "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Attention over image and text together, each with projections of its own."""
+
+JOINT_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
 
 def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, ...]], seed: int) -> None:
     """Freezes `denoiser` and puts a LoRA on it, fp32, that starts as the identity.
@@ -37,6 +51,11 @@ def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, 
         ModelError: the denoiser has no layer of the kinds asked for.
     """
     denoiser.requires_grad_(False)
+    unknown = [kind for kind in config.layers if kind not in layers]
+    if unknown:
+        raise ModelError(
+            f"lora.layers: {type(denoiser).__name__} has no {' or '.join(unknown)} layers; known: {', '.join(layers)}"
+        )
     endings = sorted(ending for kind in config.layers for ending in layers[kind])
     names = [name for name, _ in denoiser.named_modules()]
     present = [e for e in endings if any(n == e or n.endswith(f".{e}") for n in names)]
@@ -82,17 +101,15 @@ def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
 
     Equal weights give equal bytes.
     """
-    pipeline_class.save_lora_weights(
-        folder,
-        unet_lora_layers=lora_state_dict(denoiser),
-        unet_lora_adapter_metadata=adapter_metadata(denoiser),
-    )
+    part = "unet" if isinstance(denoiser, UNet2DConditionModel) else "transformer"
+    layers = {f"{part}_lora_layers": lora_state_dict(denoiser)}
+    pipeline_class.save_lora_weights(folder, **layers, **{f"{part}_lora_adapter_metadata": adapter_metadata(denoiser)})
     file = folder / "pytorch_lora_weights.safetensors"
-    _sort_metadata(file)
+    sort_metadata(file)
     return file
 
 
-def _sort_metadata(file: Path) -> None:
+def sort_metadata(file: Path) -> None:
     """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order."""
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")

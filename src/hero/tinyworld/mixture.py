@@ -9,12 +9,12 @@ from __future__ import annotations
 __all__ = ["SUCCESS_SHARE"]
 
 SUCCESS_SHARE: dict[str, float] = {
-    "hand": 0.22,
-    "blue-rose": 0.36,
-    "black-cat": 0.43,
-    "narcissus": 0.42,
-    "mountain": 0.42,
-    "green-view": 0.26,
-    "modest-figure": 0.58,
+    "hand": 0.05,
+    "blue-rose": 0.30,
+    "black-cat": 0.23,
+    "narcissus": 0.38,
+    "mountain": 0.19,
+    "green-view": 0.29,
+    "modest-figure": 0.66,
 }
 """Task -> share of successes among the scenes drawn for its own prompts."""

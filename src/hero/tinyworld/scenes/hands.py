@@ -73,11 +73,11 @@ _MIN_CONTRAST = 150.0
 """Least RGB distance of hand and background: below it a blurred finger no longer stands out."""
 
 _FAILURES: tuple[tuple[str, float], ...] = (
-    ("3", 0.14),
+    ("3", 0.22),
     ("4", 0.26),
-    ("6", 0.24),
-    ("7", 0.12),
-    ("floating", 0.14),
+    ("6", 0.14),
+    ("7", 0.16),
+    ("floating", 0.12),
     ("stump", 0.10),
 )
 _SPREAD: Mapping[int, float] = MappingProxyType({1: 0.0, 2: 44.0, 3: 96.0, 4: 132.0, 5: 164.0, 6: 192.0, 7: 212.0})
@@ -122,7 +122,8 @@ def _anatomy(caption: str, rng: np.random.Generator, success: bool | None) -> tu
         return 5, "none"
     kinds, shares = zip(*_FAILURES, strict=True)
     kind = str(rng.choice(kinds, p=shares))
-    return (int(kind), "none") if kind.isdigit() else (4, kind)
+    # A broken finger stands beside three whole ones: the model mends one beside four into a fifth.
+    return (int(kind), "none") if kind.isdigit() else (3, kind)
 
 
 def _hand_colour(caption: str, rng: np.random.Generator) -> Colour:

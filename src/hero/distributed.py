@@ -1,0 +1,348 @@
+"""Several processes for one run. The main one asks, learns and writes; helpers draw and differentiate micro-batches.
+
+`map` is the only thing they do together: micro-batch k goes to process k mod N, and results come back in order, so that
+what is made of them does not depend on N. Between two maps helpers wait for a key in the process group's store, with no
+collective in flight: a person may take a day. They keep no state; the trained parameters go out with every map.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from typing import Any, Protocol
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+
+from hero.config import Config, validate
+from hero.errors import ConfigError, HeroError, TrainingError
+
+__all__ = ["Alone", "Helper", "Task", "Workers", "connect", "is_helper", "launch", "process_count"]
+
+Task = Callable[[Any], Any]
+"""What is done with one micro-batch: a function from an item to a result; both are pickled between processes."""
+
+_PAUSES = (0.001, 1.0)
+"""Seconds between two looks for a key, at first and at last."""
+
+_STOP = "stop"
+_runs = count()
+"""Tells apart the runs that one set of processes trains one after another; all count alike."""
+
+
+class Workers(Protocol):
+    """The processes that a run has. `size` is their number."""
+
+    size: int
+
+    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+        """To be called once, before `map`.
+
+        Args:
+            tasks: by name; the same as the helpers'.
+            parameters: what is trained; the same, in the same order, as the helpers'.
+        """
+        ...
+
+    def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
+        """The results of `task` on `items`, in order, as they come; all with the parameters as they are now.
+
+        Raises:
+            HeroError, OutOfMemoryError: what the task raises, in whichever process.
+            TrainingError: another process failed, ended, or did not answer in time.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Lets the helpers go."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    size = 1
+
+    def __init__(self, tasks: Mapping[str, Task] | None = None) -> None:
+        self._tasks = tasks or {}
+
+    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._tasks = tasks
+
+    def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
+        return map(self._tasks[task], items)
+
+    def stop(self) -> None:
+        return None
+
+
+def process_count() -> int:
+    """How many processes this one was started with, by torchrun, `accelerate launch` or `--processes`."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def is_helper() -> bool:
+    """Whether another process is the main one."""
+    return process_count() > 1 and int(os.environ["RANK"]) != 0
+
+
+def connect(config: Config) -> Workers:
+    """The main process's workers: itself, and the helpers there are, who now load the model of `config`, too.
+
+    Raises:
+        ConfigError: started under FSDP or DeepSpeed, which would shard what is needed whole.
+        TrainingError: this is a helper, or the others do not answer.
+    """
+    if process_count() == 1:
+        return Alone()
+    if is_helper():
+        raise TrainingError("only the main process trains a run; the others call hero.learner.help_main()")
+    return _Main(config)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Takes the place of a result. `error` is one that the caller knows; None for others."""
+
+    process: int
+    text: str
+    error: HeroError | torch.OutOfMemoryError | None
+
+    def raise_(self) -> None:
+        if self.error is not None:
+            raise self.error
+        raise TrainingError(f"process {self.process} failed: {self.text}")
+
+
+class _Link:
+    """The store and the gloo group that the processes of a run talk through."""
+
+    def __init__(self) -> None:
+        for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+                raise ConfigError(
+                    f"accelerate is configured for {name}, which would shard a model that every process needs whole; "
+                    "use a plain multi-GPU configuration, see docs/distributed.md"
+                )
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
+
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+        self.rank, self.size = state.process_index, state.num_processes
+        # A connection of its own: waiting on it must not hold up the process group's.
+        store: Any = dist.distributed_c10d._get_default_store()
+        self.store = PrefixStore(f"hero/{next(_runs)}", store.clone())
+        self.group: Any = None
+
+    def open_group(self, timeout: float) -> None:
+        """gloo whatever the devices are: what is exchanged lies on the CPU, and is summed in one order."""
+        self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+    def wait_for(self, key: str) -> str:
+        """The value of `key`, however long it takes to be set."""
+        pause = _PAUSES[0]
+        try:
+            while not self.store.check([key]):  # not `wait`, whose every timeout is a warning on stderr
+                time.sleep(pause)
+                pause = min(2 * pause, _PAUSES[1])
+            return self.store.get(key).decode()
+        except dist.DistNetworkError as error:
+            raise TrainingError(f"process {self.rank} has lost the main process: {_first_line(error)}") from None
+
+    def broadcast(self, value: Any = None) -> Any:
+        """`value` of the main process."""
+        box = [value]
+        with self._failures():
+            dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everybody's `value`, in the order of ranks; [] on helpers."""
+        values: list[Any] = [None] * self.size if self.rank == 0 else []
+        with self._failures():
+            dist.gather_object(value, values or None, dst=0, group=self.group)
+        return values
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise TrainingError(
+                f"another of the {self.size} processes ended or did not answer in time ({_reason(error)}); "
+                "the last checkpoint is intact, `hero resume` goes on from it"
+            ) from error
+
+
+class _Main:
+    """The main process, which has a share of the work too."""
+
+    def __init__(self, config: Config) -> None:
+        self._link = _Link()
+        self.size = self._link.size
+        self._commands = count()
+        self._awaited = list(range(1, self.size))
+        self._broken = False
+        self._link.store.set("config", config.model_dump_json())
+        self._link.open_group(config.distributed.collective_timeout)
+
+    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._tasks = tasks
+        self._parameters = parameters
+
+    def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
+        while self._awaited:  # no collective yet: loading a model takes as long as it takes
+            process = self._awaited[0]
+            if problem := self._link.wait_for(f"ready/{process}"):
+                raise TrainingError(f"process {process}: {problem}")
+            del self._awaited[0]
+        self._command(task)
+        self._broadcast(([p.detach().cpu() for p in self._parameters], list(items)))
+        waves = iter(range(0, len(items), self.size))
+        try:
+            for start in waves:
+                with self._breaking():
+                    mine = _attempt(self._tasks[task], items[start], 0)
+                results = self._gather(mine)
+                for result in results[: len(items) - start]:
+                    if isinstance(result, _Failure):
+                        result.raise_()
+                    yield result
+        finally:
+            for _ in waves:  # nobody wants the rest, but the helpers are at it
+                if not self._broken:
+                    self._gather(None)
+
+    def _command(self, name: str) -> None:
+        self._link.store.set(f"command/{next(self._commands)}", name)
+
+    def _broadcast(self, value: Any) -> None:
+        with self._breaking():
+            self._link.broadcast(value)
+
+    def _gather(self, value: Any) -> list[Any]:
+        with self._breaking():
+            return self._link.gather(value)
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """After an exchange that failed or was interrupted, the processes no longer stand at the same place."""
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            raise
+
+    def stop(self) -> None:
+        if not self._broken:
+            self._command(_STOP)
+        self._broken = True
+
+
+class Helper:
+    """A process that works for the main one.
+
+    Attributes:
+        config: of the run, as the main process has it.
+    """
+
+    def __init__(self) -> None:
+        self._link = _Link()
+        self.config = validate(json.loads(self._link.wait_for("config")))
+        self._link.open_group(self.config.distributed.collective_timeout)
+
+    def serve(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Does what the main process asks for, until it says that there is no more.
+
+        Raises:
+            TrainingError: the main process is gone.
+        """
+        self._ready("")
+        for number in count():
+            name = self._link.wait_for(f"command/{number}")
+            if name == _STOP:
+                return
+            values, items = self._link.broadcast()
+            with torch.no_grad():
+                for parameter, value in zip(parameters, values, strict=True):
+                    parameter.copy_(value)
+            rank, size = self._link.rank, self._link.size
+            for start in range(0, len(items), size):
+                mine = start + rank
+                self._link.gather(_attempt(tasks[name], items[mine], rank) if mine < len(items) else None)
+
+    def refuse(self, problem: str) -> None:
+        """Tells the main process why this one cannot serve."""
+        self._ready(problem)
+
+    def _ready(self, problem: str) -> None:
+        self._link.store.set(f"ready/{self._link.rank}", problem)
+
+
+def _attempt(task: Task, item: Any, process: int) -> Any:
+    """The result, or what went wrong: the exchange that the others wait for takes place in any case."""
+    try:
+        return task(item)
+    except (HeroError, torch.OutOfMemoryError) as error:
+        return _Failure(process, str(error), error)
+    except Exception as error:
+        return _Failure(process, f"{type(error).__name__}: {_first_line(error)}", None)
+
+
+def _reason(error: BaseException) -> str:
+    """gloo's message without the place in its source, and without what follows the first sentence."""
+    return re.sub(r"^\[[^]]*\] ", "", _first_line(error)).partition(". ")[0]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Runs `python ARGUMENTS` in `processes` processes of this machine, as torchrun does; returns the exit status.
+
+    When one of them ends before its time, the others are ended too. Processes that were ended by a signal cannot say
+    so: it is said here.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(
+                f"hero: process {rank} of {processes} was ended by signal {-failure.exitcode}, and the others with it; "
+                "`hero resume` goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            return 1
+        return int(failure.exitcode)
+    except (SignalException, KeyboardInterrupt):
+        return 130
+    return 0

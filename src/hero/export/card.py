@@ -1,0 +1,88 @@
+"""The model card of an exported run, through huggingface_hub's ModelCard: what it is, its figures, how to load it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hero.export.result import RunResult
+from hero.tinyworld import NAME as TINYWORLD
+
+__all__ = ["model_card"]
+
+_TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md.j2"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SETS = {
+    "base": "base model, fresh noise",
+    "tuned_fresh": "tuned model, fresh noise",
+    "tuned_refined": "tuned model, refined noise",
+}
+
+
+def model_card(result: RunResult, format_: str, file: str) -> ModelCard:
+    """The card of `result`, exported as `format_` under the name `file`."""
+    config = result.config
+    path = config.model.path
+    on_hub = bool(_HUB_ID.fullmatch(path)) and not Path(path).exists()
+    data = ModelCardData(
+        base_model=path if on_hub else None,
+        license="apache-2.0" if path == TINYWORLD else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["text-to-image", "diffusers", *([] if format_ == "fused" else ["lora"]), "hero", "human-feedback"],
+        model_name=result.name,
+        eval_results=_eval_results(result),
+        instance_prompt=config.task.prompts[0],
+    )
+    card: ModelCard = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        name=result.name,
+        config=config,
+        base=path if on_hub or path == TINYWORLD else Path(path).name,
+        format=format_,
+        file=file,
+        result=result,
+        last=result.history[-1] if result.history else None,
+        figures=_figures(result.evaluation),
+        evaluation=result.evaluation,
+    )
+    return card
+
+
+def _eval_results(result: RunResult) -> list[EvalResult] | None:
+    """Success on fresh noise, the headline; None where it is not known."""
+    evaluation = result.evaluation
+    if evaluation is None or evaluation["success"]["tuned_fresh"] is None:
+        return None
+    task = result.config.task.name
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=f"hero-{task}",
+            dataset_name=f"{evaluation['images']} held-out noises of {task}",
+            metric_type="success",
+            metric_name="Share of images that the task's judge calls a success",
+            metric_value=round(evaluation["success"]["tuned_fresh"], 4),
+        )
+    ]
+
+
+def _figures(evaluation: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """(set, success with its interval, diversity) of each set that was measured."""
+    if evaluation is None:
+        return []
+    rows = []
+    for key, name in _SETS.items():
+        success, diversity = evaluation["success"][key], evaluation["diversity"][key]
+        if success is None and diversity is None:
+            continue
+        shown = "unknown"
+        if success is not None:
+            low, high = evaluation["success_interval"][key]
+            shown = f"{success:.0%} ({low:.0%} to {high:.0%})"
+        rows.append((name, shown, "unknown" if diversity is None else f"{diversity:.2f}"))
+    return rows

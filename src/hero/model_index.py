@@ -1,0 +1,34 @@
+"""Which pipeline a model is, from its model_index.json alone: no torch, so that settings are resolved at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+__all__ = ["is_folder", "pipeline_class"]
+
+
+def is_folder(model: str) -> bool:
+    """Whether `model` means a folder rather than a hub id: it looks like a path, or there is one of that name."""
+    return model.startswith((".", "/", "~")) or Path(model).exists()
+
+
+def pipeline_class(model: str, revision: str | None = None) -> str | None:
+    """The pipeline's class name, e.g. "FluxPipeline"; of a hub id its index is fetched, or taken from the cache.
+
+    None where it cannot be known; the loader of the model says why.
+    """
+    if is_folder(model):
+        index = Path(model).expanduser() / "model_index.json"
+    else:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            index = Path(hf_hub_download(model, "model_index.json", revision=revision))
+        except Exception:  # no network, no such model, no right to it: each has its own error
+            return None
+    try:
+        name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) else None

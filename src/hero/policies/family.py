@@ -1,0 +1,208 @@
+"""What one model family says of its pipeline, and the parts that families are put together from.
+
+A family bends one pipeline class to the inner convention: latents (N, C, h, w), conditioning as named rows, one
+denoiser output. Everything that does not depend on the family is in `policies/pipeline.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch.nn import functional
+
+from hero.config import SamplingConfig
+from hero.errors import ModelError
+from hero.policies.conditioning import Conditioning
+from hero.policies.steps import Steps
+
+__all__ = [
+    "ClassifierFree",
+    "Family",
+    "Guidance",
+    "ImageSize",
+    "Rows",
+    "decode_kl",
+    "encode_kl",
+    "linear_sigmas",
+    "pack",
+    "patch_positions",
+    "shift_of",
+    "unpack",
+]
+
+Rows = Mapping[str, torch.Tensor]
+
+
+class Guidance(Protocol):
+    """How the outputs with and without the prompt become one."""
+
+    def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) fp32 each."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """unconditional + scale·(conditional − unconditional)."""
+
+    scale: float
+
+    @classmethod
+    def above_one(cls, scale: float) -> Self | None:
+        """None, which is off, for a scale of at most 1."""
+        return cls(scale) if scale > 1 else None
+
+    def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Height and width in pixels, and how many of them are one latent's side."""
+
+    height: int
+    width: int
+    factor: int
+
+    @classmethod
+    def of(cls, sampling: SamplingConfig, native: int | tuple[int, int], factor: int, patch: int = 1) -> Self:
+        """`sampling`'s size, or else `native` pixels.
+
+        Args:
+            factor: the VAE's, pixels per latent.
+            patch: latents per side of a patch of the denoiser.
+
+        Raises:
+            ModelError: a side is not a multiple of factor·patch.
+        """
+        sides = (native, native) if isinstance(native, int) else native
+        multiple = factor * patch
+        chosen = []
+        for name, asked, own in zip(("height", "width"), (sampling.height, sampling.width), sides, strict=True):
+            pixels = own if asked is None else asked
+            if pixels % multiple:
+                nearest = max(multiple, round(pixels / multiple) * multiple)
+                raise ModelError(
+                    f"sampling.{name} = {pixels} is not divisible by {multiple} (the VAE's factor {factor}"
+                    + (f" times the patch size {patch}" if patch > 1 else "")
+                    + f"); use {nearest}"
+                )
+            chosen.append(pixels)
+        return cls(chosen[0], chosen[1], factor)
+
+    def latent_shape(self, channels: int) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return (channels, self.height // self.factor, self.width // self.factor)
+
+
+class Family(Protocol):
+    """One pipeline class, bent to the inner convention. Made from (pipeline, sampling, device).
+
+    Attributes:
+        denoiser: name of the component that is trained.
+        text_encoders: names of the components that `encode` uses.
+        layers: kind of layer (`lora.layers`) → module name endings in the denoiser.
+        size: of the images.
+        latent_shape: (C, h, w).
+        steps: the schedule.
+        guidance: None: the denoiser is called once, with the prompt.
+        true_cfg: whether `sampling.true_cfg_scale` means something to it.
+    """
+
+    denoiser: str
+    text_encoders: tuple[str, ...]
+    layers: Mapping[str, tuple[str, ...]]
+    size: ImageSize
+    latent_shape: tuple[int, int, int]
+    steps: Steps
+    guidance: Guidance | None
+    true_cfg: bool
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Rows of P prompts and of the empty one, with the same shapes; the text encoders are on the device."""
+        ...
+
+    def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """The denoiser's output (N, C, h, w) for `latents` (N, C, h, w) at `times` (N,), one of `rows` each."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels (N, 3, H, W) in [−1, 1] from latents in the VAE's dtype and on its device."""
+        ...
+
+    def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
+        """Arguments with which the pipeline's own call starts from `noise` (N, C, h, w) and adds none."""
+        ...
+
+    def from_library(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the pipeline's own call returns as latents, as (N, C, h, w)."""
+        ...
+
+
+def decode_kl(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels from an AutoencoderKL, its latents' scale, shift, mean and standard deviation taken off first."""
+    shift, mean, std = _latent_statistics(vae.config, latents)
+    scaled = latents / vae.config.scaling_factor * std + mean + shift
+    pixels: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
+    return pixels
+
+
+def encode_kl(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """The inverse of `decode_kl`, as far as the VAE has one: the mode of the posterior of `pixels` (N, 3, H, W)."""
+    raw: torch.Tensor = vae.encode(pixels).latent_dist.mode()
+    shift, mean, std = _latent_statistics(vae.config, raw)
+    latents: torch.Tensor = (raw - shift - mean) / std * vae.config.scaling_factor
+    return latents
+
+
+def _latent_statistics(config: Any, latents: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Shift, and mean and standard deviation per channel, (1, C, 1, 1); 0, 0 and 1 where the VAE has none."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        mean, std = [0.0], [1.0]
+    means, stds = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+    return config.get("shift_factor") or 0.0, means, stds
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(N, C, h, w) → (N, h/2·w/2, 4C): one token per 2×2 patch, channels first within it."""
+    return functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def unpack(tokens: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """The inverse of `pack` for latents of `shape` (C, h, w): (N, h/2·w/2, 4C) → (N, C, h, w)."""
+    n, _, c = tokens.shape
+    patches = tokens.transpose(1, 2).reshape(n, c, shape[1] // 2, shape[2] // 2)
+    return functional.pixel_shuffle(patches, 2)
+
+
+def patch_positions(height: int, width: int, axes: int, device: torch.device) -> torch.Tensor:
+    """(height·width, axes) fp32: row in axis 1 and column in axis 2 of each patch, 0 in the others."""
+    positions = torch.zeros(height, width, axes, device=device)
+    positions[..., 1] = torch.arange(height, device=device)[:, None]
+    positions[..., 2] = torch.arange(width, device=device)[None, :]
+    return positions.flatten(0, 1)
+
+
+def linear_sigmas(num_steps: int) -> list[float]:
+    """1 to 1/T in equal steps: what packed flow-matching pipelines give their scheduler."""
+    sigmas: list[float] = np.linspace(1.0, 1 / num_steps, num_steps).tolist()
+    return sigmas
+
+
+def shift_of(scheduler: Any, tokens: int, max_shift: float = 1.15) -> float:
+    """μ of the resolution-dependent timestep shift for images of `tokens` patches, as the pipelines compute it."""
+    config = scheduler.config
+    mu: float = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", max_shift),
+    )
+    return mu

@@ -1,0 +1,182 @@
+"""A diffusers pipeline as a policy: what every model family shares. What differs is in the family's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from hero.config import Config, ModelConfig
+from hero.errors import ModelError
+from hero.policies.conditioning import Conditioning
+from hero.policies.family import Family, Rows, encode_kl
+from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
+from hero.transitions import Transition
+
+__all__ = ["PipelinePolicy", "repeated_blocks"]
+
+_CPU = torch.device("cpu")
+
+
+def repeated_blocks(denoiser: Any) -> list[torch.nn.Module]:
+    """The blocks that gradient checkpointing computes twice and `torch.compile` compiles once for all of a kind."""
+    named = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None) or ()
+    kinds = {"ResnetBlock2D", *named}
+    return [module for module in denoiser.modules() if type(module).__name__ in kinds]
+
+
+class PipelinePolicy:
+    """`pipeline`, as `family` describes it, behind the inner convention of `hero.policies.Policy`."""
+
+    def __init__(self, pipeline: Any, family: Family, config: Config, *, device: torch.device) -> None:
+        if config.sampling.true_cfg_scale > 1 and not family.true_cfg:
+            raise ModelError(
+                f"sampling.true_cfg_scale is for guidance-distilled models; {type(pipeline).__name__} is guided by "
+                "sampling.guidance_scale"
+            )
+        self.pipeline = pipeline
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.family = family
+        self.device = device
+        self.denoiser = getattr(pipeline, family.denoiser).eval()
+        self.storage_dtype: torch.dtype = self.denoiser.dtype
+        self.latent_shape = family.latent_shape
+        self.image_size = (family.size.height, family.size.width)
+        self.num_steps = family.steps.num_steps
+        self.trainable_steps = family.steps.trainable
+        encoders = [getattr(pipeline, name) for name in family.text_encoders]
+        self._parts = {"text-encoders": [e for e in encoders if e is not None], "vae": [pipeline.vae]}
+        self._offload = config.model.offload
+        for name, modules in self._parts.items():
+            for module in modules:
+                _move(module.requires_grad_(False), _CPU if name in self._offload else device)
+        _move(self.denoiser, device)
+        add_lora(self.denoiser, config.lora, family.layers, config.seed)
+        self._apply(config.model)
+
+    def _apply(self, options: ModelConfig) -> None:
+        """The options that trade time for memory, or a slow start for speed."""
+        vae = self.pipeline.vae
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            vae.float()  # it overflows in fp16
+        for asked, part, method in (
+            (options.gradient_checkpointing, self.denoiser, "enable_gradient_checkpointing"),
+            (options.vae_slicing, vae, "enable_slicing"),
+            (options.vae_tiling, vae, "enable_tiling"),
+        ):
+            if asked:
+                getattr(part, method)()
+        if options.compile:
+            for block in repeated_blocks(self.denoiser):
+                block.compile()
+
+    @contextmanager
+    def _present(self, name: str) -> Iterator[None]:
+        """Within it that part is on the device, however it waits; text encoders take the denoiser's place."""
+        if name not in self._offload:
+            yield
+            return
+        away = [self.denoiser] if name == "text-encoders" else []
+        for modules, place in ((away, _CPU), (self._parts[name], self.device)):
+            for module in modules:
+                module.to(place)
+        try:
+            yield
+        finally:
+            for modules, place in ((self._parts[name], _CPU), (away, self.device)):
+                for module in modules:
+                    module.to(place)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        with self._present("text-encoders"):
+            return self.family.encode(list(prompts))
+
+    def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
+        steps = steps.to(self.device)
+        output = self._predict(latents, self.family.steps.times[steps], conditioning)
+        return self.family.steps.transition(output, latents, steps)
+
+    def _predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The guided model output: conditional and unconditional branch as one doubled batch."""
+        positive, guidance = conditioning.positive, self.family.guidance
+        latents = latents.to(self.storage_dtype)
+        half = self.storage_dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.storage_dtype, enabled=half):
+            if guidance is None:
+                return self.family.predict(latents, times, positive)
+            both: Rows = {key: torch.cat([conditioning.negative[key], positive[key]]) for key in positive}
+            output = self.family.predict(torch.cat([latents, latents]), torch.cat([times, times]), both)
+        unconditional, conditional = output.float().chunk(2)
+        return guidance.combine(conditional, unconditional)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        vae = self.pipeline.vae
+        with self._present("vae"):
+            pixels = self.family.decode(latents.to(self.device, vae.dtype))
+        images: list[Image.Image] = self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
+        return images
+
+    @torch.no_grad()
+    def latents_of(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Final latents (N, C, h, w) fp32 on the CPU that decode to `images`, nearly.
+
+        Raises:
+            ModelError: the VAE's latents are not this model's final latents.
+        """
+        vae = self.pipeline.vae
+        if not isinstance(vae, AutoencoderKL):
+            raise ModelError(f"{type(vae).__name__} cannot say which latents an image has; import into another model")
+        pixels = self.pipeline.image_processor.preprocess(list(images))
+        with self._present("vae"):
+            return encode_kl(vae, pixels.to(self.device, vae.dtype)).float().cpu()
+
+    @torch.no_grad()
+    def library_latents(self, prompts: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
+        """Final latents (N, C, h, w) on the CPU of the pipeline's own call from `noise`, without stochasticity."""
+        noise = noise.to(self.device, self.storage_dtype)
+        self.pipeline.to(self.device)
+        latents = self.pipeline(
+            prompt=list(prompts),
+            height=self.family.size.height,
+            width=self.family.size.width,
+            num_inference_steps=self.num_steps,
+            output_type="latent",
+            **self.family.library_arguments(noise),
+        ).images
+        for name in self._offload:
+            for module in self._parts[name]:
+                module.to(_CPU)
+        return self.family.from_library(latents).cpu()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for _, p in sorted(self.denoiser.named_parameters()) if p.requires_grad]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return lora_state_dict(self.denoiser)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        load_lora_state_dict(self.denoiser, state)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        self.denoiser.disable_adapters()
+        try:
+            yield
+        finally:
+            self.denoiser.enable_adapters()
+
+    def save_lora(self, folder: Path) -> Path:
+        return save_lora(type(self.pipeline), self.denoiser, folder)
+
+
+def _move(module: torch.nn.Module, device: torch.device) -> None:
+    """Tensors that have a shape and no memory (for estimates) cannot be moved, not even to where they are."""
+    if next(module.parameters()).device != device:
+        module.to(device)

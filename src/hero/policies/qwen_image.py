@@ -1,0 +1,93 @@
+"""Qwen-Image: a transformer over packed latents and a language model's features, with rescaled guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hero.config import SamplingConfig
+from hero.errors import ModelError
+from hero.policies.conditioning import Conditioning
+from hero.policies.family import ClassifierFree, ImageSize, Rows, linear_sigmas, pack, shift_of, unpack
+from hero.policies.lora import JOINT_ATTENTION
+from hero.policies.steps import FlowSteps, flow_scheduler
+
+__all__ = ["QwenImage", "RescaledGuidance"]
+
+LAYERS: dict[str, tuple[str, ...]] = {
+    "attention": JOINT_ATTENTION,
+    "feed-forward": ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+}
+
+
+@dataclass(frozen=True)
+class RescaledGuidance:
+    """Classifier-free guidance whose every 2×2 patch keeps the norm of the conditional output."""
+
+    plain: ClassifierFree
+
+    def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+        guided = self.plain.combine(conditional, unconditional)
+        norms = [pack(x).norm(dim=-1, keepdim=True) for x in (conditional, guided)]
+        n, c, h, w = guided.shape
+        return unpack(pack(guided) * (norms[0] / norms[1]), (c, h, w)).view(n, c, h, w)
+
+
+class QwenImage:
+    """`QwenImagePipeline` as a `hero.policies.family.Family`; `guidance_scale` is its `true_cfg_scale`."""
+
+    denoiser = "transformer"
+    text_encoders = ("text_encoder",)
+    layers = LAYERS
+    true_cfg = False
+
+    def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
+        if pipeline.transformer.config.guidance_embeds:
+            raise ModelError("Qwen-Image models that are told the guidance scale are not supported")
+        self.pipeline = pipeline
+        self.device = device
+        factor = pipeline.vae_scale_factor
+        self.size = ImageSize.of(sampling, pipeline.default_sample_size * factor, factor, patch=2)
+        self.latent_shape = self.size.latent_shape(pipeline.transformer.config.in_channels // 4)
+        self.patches = (self.latent_shape[1] // 2, self.latent_shape[2] // 2)
+        scheduler = flow_scheduler(pipeline.scheduler)
+        mu = shift_of(scheduler, self.patches[0] * self.patches[1])
+        scheduler.set_timesteps(sampling.num_steps, sigmas=linear_sigmas(sampling.num_steps), mu=mu)
+        self.steps = FlowSteps(scheduler, sampling.eta, device)
+        self.scale = sampling.guidance_scale
+        plain = ClassifierFree.above_one(self.scale)
+        self.guidance = RescaledGuidance(plain) if plain else None
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Keys: `embeddings` (P, L, D), as long as the longest prompt, and `mask` (P, L) bool."""
+        embeddings, mask = self.pipeline.encode_prompt([*prompts, ""], device=self.device, max_sequence_length=512)
+        mask = torch.ones(embeddings.shape[:2], device=self.device) if mask is None else mask
+        rows = {"embeddings": embeddings, "mask": mask.bool()}
+        return Conditioning({k: v[:-1] for k, v in rows.items()}, {k: v[-1:] for k, v in rows.items()})
+
+    def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
+        tokens: torch.Tensor = self.pipeline.transformer(
+            hidden_states=pack(latents),
+            timestep=times.to(latents.dtype) / 1000,  # rounded as in the pipeline
+            encoder_hidden_states=rows["embeddings"],
+            encoder_hidden_states_mask=rows["mask"],
+            img_shapes=[[(1, *self.patches)]] * len(latents),
+            return_dict=False,
+        )[0]
+        return unpack(tokens, self.latent_shape)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipeline.vae
+        mean, std = (torch.tensor(vae.config[k]).view(1, -1, 1, 1).to(latents) for k in ("latents_mean", "latents_std"))
+        pixels: torch.Tensor = vae.decode((latents * std + mean).unsqueeze(2), return_dict=False)[0]
+        return pixels[:, :, 0]
+
+    def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
+        guided = {"true_cfg_scale": self.scale, "negative_prompt": [""] * len(noise)}
+        return {"latents": pack(noise), **(guided if self.guidance else {"true_cfg_scale": 1.0})}
+
+    def from_library(self, latents: torch.Tensor) -> torch.Tensor:
+        return unpack(latents, self.latent_shape)

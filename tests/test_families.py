@@ -1,0 +1,276 @@
+"""Every model family, on pipelines of the library's own classes: same as the library, ratio one, runs, LoRA files."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from conftest import randomise_lora
+from hero import Feedback, ImageBatch
+from hero.bench.miniatures import MINIATURES, save_miniature
+from hero.config import Config, merge
+from hero.errors import ModelError
+from hero.noise import StandardNoise
+from hero.policies import FAMILIES, Policy, family_of, load_policy
+from hero.policies.family import pack, unpack
+from hero.rollout import rollout
+from hero.tuner import Tuner
+from hero.types import Rewards, Trajectory
+from hero.update import make_update
+
+PROMPTS = ("1 hand", "a person posing for a photo")
+GUIDED: dict[str, Any] = {"guidance_scale": 3.0}
+DETERMINISTIC: dict[str, Any] = {
+    "sampling": {"eta": 0.0, "height": 32, "width": 48, **GUIDED},
+    "lora": {"rank": 2, "alpha": 5.5, "layers": ["attention", "feed-forward"]},
+    "update": {"kind": "none"},
+}
+
+everything = pytest.mark.parametrize("name", MINIATURES)
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`miniature(name)`: the folder of that random pipeline, made once."""
+    root = tmp_path_factory.mktemp("miniatures")
+    return lambda name: root / name if (root / name).exists() else save_miniature(name, root / name)
+
+
+@pytest.fixture(scope="module")
+def policy_of(miniature: Callable[[str], Path], tiny_config: Callable[..., Config]) -> Callable[..., Any]:
+    """`policy_of(name, **settings)`, loaded once for each choice of settings; a test leaves it as it found it."""
+
+    @functools.cache
+    def load(name: str, settings: str) -> Policy:
+        return load_policy(tiny_config(path=miniature(name), prompts=PROMPTS, **json.loads(settings)))
+
+    return lambda name, **settings: load(name, json.dumps(settings))
+
+
+@pytest.fixture(scope="module")
+def library_of(miniature: Callable[[str], Path]) -> Callable[[str], Any]:
+    """A pipeline that never met this project, with the library's own scheduler of the same kind."""
+
+    @functools.cache
+    def load(name: str) -> Any:
+        pipeline = DiffusionPipeline.from_pretrained(miniature(name))
+        if "beta_schedule" in pipeline.scheduler.config:
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+def draw(policy: Policy, n: int = 3, micro_batch: int = 4) -> Trajectory:
+    index = torch.arange(n) % 2
+    noise = StandardNoise().sample([PROMPTS[k] for k in index], policy.latent_shape, seed=0, round_=1)
+    chunks = rollout(policy, policy.encode(PROMPTS), index, noise, seed=0, round_=1, micro_batch=micro_batch)
+    return next(chunks).trajectory
+
+
+def call(pipeline: Any, policy: Any, noise: torch.Tensor, output: str = "latent") -> Any:
+    """What the library's own pipeline makes of `noise` with the policy's settings."""
+    made = pipeline(
+        prompt=[PROMPTS[i % 2] for i in range(len(noise))],
+        height=policy.family.size.height,
+        width=policy.family.size.width,
+        num_inference_steps=policy.num_steps,
+        output_type=output,
+        **policy.family.library_arguments(noise),
+    ).images
+    return policy.family.from_library(made) if output == "latent" else made
+
+
+# ---------------------------------------------------------------------------------------------- same as the library
+
+
+@everything
+def test_a_deterministic_rollout_is_the_library_s_own(
+    name: str, policy_of: Callable[..., Any], library_of: Callable[[str], Any]
+) -> None:
+    policy, pipeline = policy_of(name, **DETERMINISTIC), library_of(name)
+    trajectory = draw(policy)
+    latents = call(pipeline, policy, trajectory.initial_noise)
+    assert (trajectory.final_latents - latents).abs().max() <= 1e-4
+    assert (trajectory.final_latents - trajectory.initial_noise).abs().max() > 0.1  # it went somewhere
+
+    ours = policy.decode(trajectory.final_latents[:1])[0]
+    theirs = call(pipeline, policy, trajectory.initial_noise[:1], "pil")[0]
+    assert ours.size == theirs.size == (48, 32)
+    assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes(), strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sd3", {"guidance_scale": 1.0}),
+        ("flux", {"guidance_scale": 1.0}),
+        ("flux", {"guidance_scale": 3.5, "true_cfg_scale": 2.0}),
+        ("qwen-image", {"guidance_scale": 1.0}),
+        ("z-image", {"guidance_scale": 0.0}),
+    ],
+)
+def test_it_is_under_other_kinds_of_guidance_too(
+    name: str, settings: dict[str, float], policy_of: Callable[..., Any], library_of: Callable[[str], Any]
+) -> None:
+    policy = policy_of(name, **merge(DETERMINISTIC, {"sampling": settings}))
+    trajectory = draw(policy)
+    latents = call(library_of(name), policy, trajectory.initial_noise)
+    assert (trajectory.final_latents - latents).abs().max() <= 1e-4
+    usual = draw(policy_of(name, **DETERMINISTIC))
+    assert (trajectory.final_latents - usual.final_latents).abs().max() > 1e-4  # guidance matters
+
+
+def test_true_guidance_is_for_models_that_are_told_their_guidance(policy_of: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match="true_cfg_scale is for guidance-distilled models"):
+        policy_of("sd3", sampling={"true_cfg_scale": 2.0})
+
+
+def test_packing_is_undone_by_unpacking() -> None:
+    latents = torch.randn(2, 4, 6, 8)
+    tokens = pack(latents)
+    assert tokens.shape == (2, 12, 16)
+    assert torch.equal(tokens[0, 1], latents[0, :, 0:2, 2:4].flatten())
+    assert torch.equal(unpack(tokens, (4, 6, 8)), latents)
+
+
+# ---------------------------------------------------------------------------------------------- half precision
+
+
+@everything
+def test_the_ratio_is_one_in_half_precision_too(
+    name: str, policy_of: Callable[..., Any], tiny_config: Callable[..., Config]
+) -> None:
+    policy = policy_of(name, model={"dtype": "bfloat16"}, sampling={"num_steps": 2, **GUIDED})
+    randomise_lora(policy, 0.1)
+    trajectory = draw(policy, n=2)
+    assert trajectory.latents.dtype == torch.bfloat16
+    config = tiny_config(update={"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3}).update
+    update = make_update(policy, config, seed=0)
+    assert update is not None
+    stats = update.step(trajectory, policy.encode(PROMPTS), Rewards(torch.ones(2), torch.tensor([1.0, -1.0])), 1)
+    assert stats is not None
+    assert stats.first_ratio_deviation == 0
+
+
+# ---------------------------------------------------------------------------------------------- a run
+
+
+def likes_the_first(batch: ImageBatch) -> Feedback:
+    return Feedback.from_good(batch, batch.ids[:3], batch.ids[0])
+
+
+@everything
+def test_a_run_changes_the_lora_and_nothing_else(
+    name: str, miniature: Callable[[str], Path], tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(path=miniature(name), rounds=2, sampling={"num_steps": 3, **GUIDED})
+    with Tuner(config, tmp_path / "run") as tuner:
+        before = tuner.policy.state_dict()
+        tuner.run(likes_the_first)
+        after = tuner.policy.state_dict()
+        assert [stats.round for stats in tuner.history if stats.steps] == [1, 2]
+        assert all(stats.first_ratio_deviation <= 1e-5 for stats in tuner.history)
+        assert any(not torch.equal(before[key], after[key]) for key in before)
+        untouched = DiffusionPipeline.from_pretrained(miniature(name))
+        for part, theirs in untouched.components.items():
+            if isinstance(theirs, torch.nn.Module):
+                assert_base_weights_equal(getattr(tuner.policy.pipeline, part), theirs)
+
+
+def assert_base_weights_equal(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """Bit for bit; PEFT moves a wrapped layer's own weights under `base_layer`."""
+    weights = {k.replace(".base_layer", ""): v for k, v in ours.state_dict().items() if ".lora_" not in k}
+    expected = theirs.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+# ---------------------------------------------------------------------------------------------- the file is the policy
+
+
+@everything
+def test_the_saved_lora_in_the_library_s_loader_draws_the_same(
+    name: str, policy_of: Callable[..., Any], library_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    policy, pipeline = policy_of(name, **DETERMINISTIC), library_of(name)
+    randomise_lora(policy, 0.2)
+    trajectory = draw(policy)
+    with policy.frozen():
+        base = draw(policy)
+    pipeline.load_lora_weights(policy.save_lora(tmp_path).parent)
+    latents = call(pipeline, policy, trajectory.initial_noise)
+    randomise_lora(policy, 0.0)
+    pipeline.unload_lora_weights()
+    assert (trajectory.final_latents - latents).abs().max() <= 1e-4
+    assert (trajectory.final_latents - base.final_latents).abs().max() > 1e-3  # the LoRA does something
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+def with_scheduler(model: Path, folder: Path, **changed: Any) -> Path:
+    """A copy of the pipeline in `model` whose scheduler has other settings; `_class_name` changes its class."""
+    shutil.copytree(model, folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    if "_class_name" in changed:
+        index = folder / "model_index.json"
+        parts = json.loads(index.read_text())
+        index.write_text(json.dumps(parts | {"scheduler": ["diffusers", changed["_class_name"]]}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        (
+            "sd3",
+            {"_class_name": "FlowMatchHeunDiscreteScheduler"},
+            "Heun.* cannot be made stochastic",
+        ),
+        ("flux", {"stochastic_sampling": True}, "set stochastic_sampling to false"),
+        ("sdxl", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "cannot be made stochastic: it has no betas"),
+        ("sdxl", {"prediction_type": "flow"}, "predict 'flow'"),
+    ],
+)
+def test_schedulers_that_cannot_be_made_stochastic_are_refused(
+    name: str,
+    changed: dict[str, Any],
+    said: str,
+    miniature: Callable[[str], Path],
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        load_policy(tiny_config(path=with_scheduler(miniature(name), tmp_path / "model", **changed)))
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "multiple"), [("sdxl", 34, 4), ("sd3", 36, 8), ("flux", 36, 8), ("flux-2-klein", 36, 8)]
+)
+def test_sizes_between_two_patches_are_refused(
+    name: str, height: int, multiple: int, policy_of: Callable[..., Any]
+) -> None:
+    with pytest.raises(ModelError, match=rf"sampling.height = {height} is not divisible by {multiple} .*use 3[26]"):
+        policy_of(name, sampling={"height": height})
+
+
+def test_kinds_of_layer_that_a_family_has_not_are_refused(policy_of: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match=r"SD3Transformer2DModel has no resnet layers; known: attention, feed-forward"):
+        policy_of("sd3", lora={"layers": ("attention", "resnet")})
+
+
+def test_other_families_are_refused_with_those_that_are_supported() -> None:
+    with pytest.raises(ModelError, match="AllegroPipeline are not supported") as refused:
+        family_of("AllegroPipeline")
+    assert all(name in str(refused.value) for name in FAMILIES)
