@@ -135,6 +135,17 @@ def test_a_token_is_made_and_a_free_port_found(run: Run) -> None:
     assert len(token) >= 43
 
 
+def test_it_ends_with_the_program_that_started_it(run: Run) -> None:
+    command = [sys.executable, "-m", "hero.web", str(run.folder), "--port", "0", "--until-stdin-closes"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout, process.stdin:
+        assert process.stdout.readline().startswith("serving ")
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
 # ---------------------------------------------------------------------------------------------- events
 
 
