@@ -87,18 +87,25 @@ class Person(threading.Thread):
         self.react = react
         self.gone = threading.Event()
         self.done: dict[str, int] = {}
+        self.failure: Exception | None = None
 
     def run(self) -> None:
         while not (self.desk / "feedback.db").exists():
             time.sleep(0.01)
         with LabelStore(self.desk / "feedback.db") as self.store:
             self.channel = Channel(self.store)
-            while not self.gone.is_set():
-                state = self.channel.state()
-                if self.react is not None:
-                    self.react(self, state)
-                self.label(state)
-                time.sleep(0.04)
+            try:
+                while not self.gone.is_set():
+                    self.look(self.channel.state())
+                    time.sleep(0.04)
+            except Exception as error:
+                self.failure = error
+                self.channel.command("stop", {}, self.name)  # or the run would wait for ever
+
+    def look(self, state: DeskState) -> None:
+        if self.react is not None:
+            self.react(self, state)
+        self.label(state)
 
     def label(self, state: DeskState) -> None:
         """Marks the brightest images of a round that is drawn, changes their mind once, and submits."""
@@ -134,6 +141,8 @@ class Person(threading.Thread):
     def __exit__(self, *exc: object) -> None:
         self.gone.set()
         self.join()
+        if self.failure is not None:
+            raise self.failure
 
 
 def attend(tuner: Tuner) -> bool:
@@ -384,14 +393,18 @@ def test_a_paused_run_learns_only_once_it_goes_on(config: Config, tmp_path: Path
         phase = (state.phase or {}).get("phase")
         if phase == "waiting" and person.once("paused"):
             person.channel.command("pause", {}, "ada")
-            person.store.mark(1, "ada", Mark("r0001-i0000", "verdict", "good"))
         if phase == "paused":
             submitted = "ada" in person.store.submitters(1)
             seen.append((phase, bool(state.learned)))
             if submitted and len(seen) > 6 and person.once("resumed"):
                 person.channel.command("resume", {}, "ada")
 
-    with Person(run, react=pause), Tuner(with_settings(config, rounds=1), run) as tuner:
+    class Patient(Person):
+        def label(self, state: DeskState) -> None:
+            if (state.phase or {}).get("phase") == "paused":  # marks are stored all the same
+                super().label(state)
+
+    with Patient(run, react=pause), Tuner(with_settings(config, rounds=1), run) as tuner:
         assert attend(tuner)
     assert len(seen) > 6
     assert not any(learned for _, learned in seen)

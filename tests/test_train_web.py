@@ -24,7 +24,7 @@ from hero.page import serving
 from hero.tuner import Tuner
 from hero.types import Feedback
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 GOOD, BEST = (0, 2), 2
 """Which images of a round are good, and which is the best."""
 

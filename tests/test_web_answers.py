@@ -6,8 +6,9 @@ import io
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
@@ -127,12 +128,22 @@ def test_a_store_that_cannot_be_written_is_told_and_nothing_is_acknowledged(run:
 # ---------------------------------------------------------------------------------------------- the whole
 
 
+def every_route(routes: Iterable[Any]) -> Iterator[Any]:
+    """Routes, those of included routers in their place."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is None:
+            yield route
+        else:
+            yield from every_route(router.routes)
+
+
 def test_the_documentation_lists_every_route_and_no_other(client: TestClient) -> None:
     text = API.read_text(encoding="utf-8")
     documented = set(re.findall(r"^### `([A-Z]+) (/[^`?]*)", text, re.M))
     real = {
         (method, route.path)
-        for route in client.app.routes  # type: ignore[attr-defined]
+        for route in every_route(client.app.routes)  # type: ignore[attr-defined]
         for method in (getattr(route, "methods", None) or {"GET"}) - {"HEAD"}
     }
     named = {(method, path.replace("...", "").rstrip("/") or "/") for method, path in documented}

@@ -140,8 +140,8 @@ def test_tokens_are_compared_whatever_they_hold() -> None:
 
 
 FOREIGN_HOSTS = (
-    f"evil.example evil.example:{PORT} 127.0.0.1.evil.example localhost.evil.example 192.168.0.7 [::2] localhost. 127.1 "
-    "localhost@evil.example evil.example#localhost localhost:80:80 0.0.0.0 2130706433"
+    f"evil.example evil.example:{PORT} 127.0.0.1.evil.example localhost.evil.example 192.168.0.7 [::2] localhost. "
+    "127.1 localhost@evil.example evil.example#localhost localhost:80:80 0.0.0.0 2130706433"
 ).split()
 
 

@@ -49,18 +49,25 @@ def test_the_server_loads_no_model_library() -> None:
 
 
 def test_the_server_is_ready_within_two_seconds(run: Run) -> None:
-    """Of its own processor time where the machine is busy with other things: what waiting for them takes is not its."""
-    needed = []
+    """On a machine that does other things as well, processor time is compared with that of loading the libraries."""
+    idle = os.getloadavg()[0] < 1
+    tries = []
     for _ in range(3):
-        start = time.monotonic()
+        began = time.monotonic()
         with served(run.folder) as server:
-            took = time.monotonic() - start
+            took = time.monotonic() - began
             fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
             computed = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        needed.append(took if os.getloadavg()[0] < 1 else computed)
-        if needed[-1] <= READY_SECONDS:
-            break
-    assert min(needed) <= READY_SECONDS, needed
+        tries.append(took if idle else computed / loading_libraries())
+        if tries[-1] <= (READY_SECONDS if idle else 1.6):
+            return
+    pytest.fail(f"ready after {tries} {'seconds' if idle else 'times as long as its libraries alone need'}")
+
+
+def loading_libraries() -> float:
+    """Processor seconds that a new Python needs to load FastAPI, uvicorn, SQLAlchemy and Pillow."""
+    script = "import fastapi, uvicorn, sqlalchemy.dialects.sqlite, PIL.Image, time; print(time.process_time())"
+    return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -128,6 +135,17 @@ def test_a_token_is_made_and_a_free_port_found(run: Run) -> None:
     assert len(token) >= 43
 
 
+def test_it_ends_with_the_program_that_started_it(run: Run) -> None:
+    command = [sys.executable, "-m", "hero.web", str(run.folder), "--port", "0", "--until-stdin-closes"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout, process.stdin:
+        assert process.stdout.readline().startswith("serving ")
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
 # ---------------------------------------------------------------------------------------------- events
 
 
@@ -186,6 +204,19 @@ def test_bad_places_in_the_stream_are_refused(server: Served) -> None:
     ]:
         status, answer, _ = server.ask("GET", path, headers={**BEARER, **headers})
         assert (status, answer["error"]["code"]) == (422, "invalid-request")
+
+
+def test_paths_that_clients_would_tidy_lead_nowhere_either(server: Served) -> None:
+    for path in [
+        "/static/../app.py",
+        "/api/images/../../../feedback.db",
+        "//etc/passwd",
+        "/static//etc/passwd",
+        "/./.",
+    ]:
+        status, answer, _ = server.ask("GET", path)
+        assert (status, answer["error"]["code"]) == (404, "not-found")
+    assert server.ask("GET", f"http://evil.example/?token={TOKEN}", headers={})[0] == 403
 
 
 def test_closed_pages_are_forgotten(run: Run, server: Served) -> None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from hero.evaluation.people import BlindDesk
     from hero.evaluators import Evaluator, LiveEvaluator
     from hero.evaluators.people import People
-    from hero.feedback import LabelStore
     from hero.trained import TrainedRun
     from hero.tuner import Tuner
     from hero.types import ImageChunk, RoundStats
@@ -210,7 +209,7 @@ def train(
         say(console, f"{config.task.name}, method {config.method}, model {config.model.path} → {out}")
         tuner, people = Tuner(config, out), None
         if answers is None:
-            served = _people_at(out, config, tuner.store, console, host=host, port=port, browser=not no_browser)
+            served = _people_at(out, config, console, host=host, port=port, browser=not no_browser)
             people = stack.enter_context(served)
         history = _train(tuner, people or answers, console)
         del tuner  # its model makes room for the one that is evaluated
@@ -253,7 +252,7 @@ def resume(
         else:
             say(console, f"{run} goes on after round {done} of {config.rounds}")
             if answers is None:
-                served = _people_at(run, config, tuner.store, console, host=host, port=port, browser=not no_browser)
+                served = _people_at(run, config, console, host=host, port=port, browser=not no_browser)
                 people = stack.enter_context(served)
             history = _train(tuner, people or answers, console)
         del tuner  # its model makes room for the one that is evaluated
@@ -632,13 +631,18 @@ def _evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
 
 @contextmanager
 def _people_at(
-    run: Path, config: Config, store: LabelStore, console: Console, *, host: str, port: int | None, browser: bool
+    run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool
 ) -> Iterator[People]:
     """The people at the page of `run`, which is served within."""
     from hero.evaluators.people import People
+    from hero.feedback import LabelStore
     from hero.page import serving
 
-    with serving(run, config.evaluator.store, host=host, port=port, browser=browser) as page:
+    shared = config.evaluator.store
+    with (
+        LabelStore(shared or run / "feedback.db") as store,
+        serving(run, shared, host=host, port=port, browser=browser) as page,
+    ):
         say(console, f"label at {page.address}")
         yield People(store, config.evaluator)
         time.sleep(_FAREWELL)

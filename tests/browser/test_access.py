@@ -110,7 +110,7 @@ def test_the_keyboard_reaches_every_control_and_sees_where_it_is(make_desk: Make
         here = page.evaluate(
             "(() => { const e = document.activeElement;"
             "const s = getComputedStyle(e.matches('.tile') ? e.firstChild : e);"
-            "return [e.getAttribute('aria-label') || e.textContent.trim() || e.tagName, s.outlineStyle]; })()"
+            "return e === document.body ? ['BODY', ''] : [e.getAttribute('aria-label') || e.textContent.trim() || e.tagName, s.outlineStyle]; })()"
         )
         seen.append(here[0])
         if here[0] != "BODY":

@@ -326,8 +326,7 @@ def _insert_marks(connection: sa.Connection, round_: int, evaluator: str, marks:
 def _rows(connection: sa.Connection, round_: int, evaluator: str) -> list[Statement]:
     query = sa.select(_labels.c.image_id, _labels.c.kind, _labels.c.value, _labels.c.other)
     chosen = query.where(_labels.c.round == round_, _labels.c.evaluator == evaluator)
-    rows = connection.execute(chosen.order_by(_labels.c.id))
-    return [(row.image_id, row.kind, row.value, row.other) for row in rows]
+    return [tuple(row) for row in connection.execute(chosen.order_by(_labels.c.id))]
 
 
 def _answer(connection: sa.Connection, round_: int) -> Answer | None:

@@ -64,7 +64,7 @@ def serve(
         server = _Server(app, f"http://{_printed(host)}:{taken}/?token={token}", browse=browse)
         # uvicorn raises the signal again once it has shut down: to stop when asked to is no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, server.handle_exit)
         server.run(sockets=[listener])
     finally:
         listener.close()

@@ -145,6 +145,7 @@ function change(deed) {
   if (!isOpen()) return false;
   if (store.get().confirming) store.patch({ confirming: false });
   const changed = deed();
+  view = null;
   store.patch({});
   return changed;
 }

@@ -87,7 +87,8 @@ export class Rail {
     }));
     const several = severalPrompts(state);
     const open = scene(state) === "label";
-    const shown = several ? cards.filter((card) => card.kept || card.chosen) : cards;
+    const shown = cards.filter((card) => card.kept || card.chosen || (open && !several));
+    this.bestBox.hidden = !open && !shown.length;
     this.renderOn("bests", [shown, several, open], () => {
       const title = h("h2", { class: "label" }, "Best so far");
       if (several && !shown.length) this.bestBox.replaceChildren(title, empty());

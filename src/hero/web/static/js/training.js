@@ -241,12 +241,15 @@ function headline(state, current) {
 
 function waitingFor(state) {
   const missing = missingEvaluators(state);
-  if (!missing) return "The run goes on in a moment.";
+  const marks = Object.values(state.mine.marks);
+  const good = marks.filter((value) => value === "good").length;
+  const own = marks.length ? `You found ${good} of ${state.round.total} good. ` : "";
+  if (!missing) return `${own}The run goes on in a moment.`;
   const open = state.evaluators.filter(
     (person) => !person.submitted && person.marked && person.name !== state.evaluator,
   ).map((person) => person.name);
   const names = open.length ? ` ${open.join(", ")} ${open.length === 1 ? "is" : "are"} at it.` : "";
-  return `Waiting for ${count(missing, "more evaluator")}.${names}`;
+  return `${own}Waiting for ${count(missing, "more evaluator")}.${names}`;
 }
 
 async function copy(words) {
