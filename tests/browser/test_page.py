@@ -279,7 +279,9 @@ def test_two_evaluators_at_once(make_desk: Make, serve: Make, visit: Make, shoot
     shoot(pages["Ana"], "two-evaluators")
     for key in ("Enter", "Enter"):
         pages["Ben"].keyboard.press(key)
-    expect(pages["Ben"].get_by_text("You found 2 of 12 good. Waiting for 1 more evaluator. Ana is at it.")).to_be_visible()
+    expect(
+        pages["Ben"].get_by_text("You found 2 of 12 good. Waiting for 1 more evaluator. Ana is at it.")
+    ).to_be_visible()
     expect(pages["Ana"].get_by_label("Evaluators")).to_contain_text("Bendone")
     shoot(pages["Ben"], "waiting-for-others")
     assert desk.submitters(1) == {"Ben"}
