@@ -474,7 +474,8 @@ def test_both_judges_are_shown(run: Path) -> None:
         "As ann, ben saw it",
         "9 of 16 images",
         "14 of 16 images",
-        "said the same of 88 % of these 32 images (Krippendorff’s alpha 0.71); 3 only they called good, 1 only the judge",
+        "said the same of 88 % of these 32 images (Krippendorff’s alpha 0.71)",
+        "3 only they called good, 1 only the judge",
     ):
         assert said in page.text, said
     assert len(page.all("article")) == 6
