@@ -27,7 +27,7 @@ def start_run(out: Path, *, rounds: int, images: int, previews: int) -> Served:
 def judged(page: Page, out: Path, round_: int, total: int) -> tuple[list[str], list[bool]]:
     """The ids of a round, once all are shown, in the page's order; and what the task's judge says of each."""
     cells = page.locator(f'.grid .tile[data-id^="r{round_:04d}-"]')
-    expect(cells).to_have_count(total, timeout=300_000)
+    expect(cells).to_have_count(total, timeout=1_200_000)
     ids = cells.evaluate_all("cells => cells.map(cell => cell.dataset.id)")
     judge = TASKS["hand"].judge
     assert judge is not None

@@ -54,7 +54,7 @@ def test_three_rounds_of_a_real_run(tmp_path: Path, visit: Make, shoot: Make) ->
             page.get_by_role("button", name="Submit round").click()
             page.get_by_role("button", name="Submit", exact=True).click()
             expect(page.get_by_role("button", name="Submit", exact=True)).to_be_hidden()
-        expect(page.get_by_role("heading", name="Finished after 3 rounds")).to_be_visible(timeout=300_000)
+        expect(page.get_by_role("heading", name="Finished after 3 rounds")).to_be_visible(timeout=1_200_000)
         expect(page.locator(".preview-rows li")).to_have_count(4)
         shoot(page, "run-finished", full=True)
         page.get_by_role("button", name="Finish", exact=True).click()
