@@ -14,13 +14,14 @@ from .desk import Served
 __all__ = ["judged", "start_run"]
 
 
-def start_run(out: Path, *, rounds: int, images: int, previews: int) -> Served:
-    """`hero train` on the tiny world's hand task, with the page as evaluator."""
+def start_run(out: Path, *settings: str, rounds: int, images: int, previews: int) -> Served:
+    """`hero train` on the tiny world's hand task, with the page as evaluator; `settings` as for --set."""
     return Served(
         "hero",
         *("train", "--task", "hand", "--evaluator", "web", "--no-browser", "--port", "0", "--no-evaluate"),
         *("--rounds", str(rounds), "--images-per-round", str(images), "--out", str(out)),
         *("--set", "model.threads=1", "--set", f"evaluator.previews={previews}"),
+        *(word for setting in settings for word in ("--set", setting)),
     )
 
 
