@@ -1,14 +1,15 @@
 """What the current reward thinks of images that nobody has judged yet: the probability that a person calls them good.
 
-The reward is the similarity to the best image so far. How it translates into a probability is fitted to the labels of
-the last rounds, whose images are in the checkpoints, so that a resumed run suggests the same.
+The reward is the similarity to the best image so far. How well it tells good from bad is fitted to the labels of the
+round before, under the embedding as it was when those images were shown: the one that has learnt from them would be too
+sure. All of it is read from checkpoints, so that a resumed run suggests the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,13 @@ from scipy.special import expit
 
 from hero.feedback.store import LabelStore
 from hero.learner import Learner
+from hero.memory import Memory
+from hero.representation import Representation
 from hero.rewards import similarity
 from hero.types import ImageId, Verdict, image_id
 
 __all__ = ["Calibration", "Suggester", "calibrate"]
 
-_ROUNDS = 2
-"""Earlier rounds that are fitted to; the checkpoints keep as many."""
 _RIDGE = 1.0
 """Against a slope without bound where the reward tells good from bad without fault; weighs as a few labels do."""
 
@@ -90,32 +91,57 @@ class Suggester:
             return {}
         index = torch.tensor([learner.config.task.prompts.index(prompt) for prompt in prompts])
         said: dict[ImageId, dict[str, str | float]] = {}
-        for i, reward in zip(ids, self._rewards(final_latents, index).tolist(), strict=True):
+        rewards = _rewards(learner.representation, learner.memory.best, final_latents, index)
+        for i, reward in zip(ids, rewards.tolist(), strict=True):
             if not math.isnan(reward):
                 score = self._calibration(reward)
                 said[i] = {"verdict": str(Verdict.GOOD if score >= 0.5 else Verdict.BAD), "score": score}
         return said
 
     def _fit(self, round_: int) -> Calibration | None:
-        rewards: list[float] = []
-        good: list[bool] = []
-        for earlier in range(max(1, round_ - _ROUNDS), round_):
-            answer, shown = self._store.answer(earlier), self._learner.shown_latents(earlier)
-            if answer is None or shown is None:
-                continue
-            for k, reward in enumerate(self._rewards(*shown).tolist()):
-                verdict = answer.verdicts.get(image_id(earlier, k))
-                if verdict is not None and not math.isnan(reward):
-                    rewards.append(reward)
-                    good.append(verdict is Verdict.GOOD)
-        return calibrate(rewards, good)
+        labelled, learner = round_ - 1, self._learner
+        answer, shown = self._store.answer(labelled), learner.shown_latents(labelled)
+        if answer is None or shown is None:
+            return None
+        now = _rewards(learner.representation, learner.memory.best, *shown)
+        then = self._rewards_when_shown(labelled, *shown)
+        judged = [
+            (reward, answer.verdicts[i] is Verdict.GOOD)
+            for i, reward in ((image_id(labelled, k), reward) for k, reward in enumerate(then.tolist()))
+            if i in answer.verdicts and not math.isnan(reward)
+        ]
+        fitted = calibrate([reward for reward, _ in judged], [good for _, good in judged])
+        known = now[~now.isnan()]
+        if fitted is None or not len(known):
+            return None
+        # Rewards are on another scale under the embedding as it is now; where they lie in their round is comparable.
+        return replace(fitted, centre=float(known.mean()), scale=float(known.std(correction=0)) or 1.0)
 
-    def _rewards(self, final_latents: torch.Tensor, prompt_index: torch.Tensor) -> torch.Tensor:
-        """(N,): similarity to the best image so far of its prompt; NaN where there is none."""
-        best: Mapping[int, torch.Tensor] = self._learner.memory.best
-        rewards = torch.full((len(final_latents),), float("nan"))
-        for prompt in sorted(set(prompt_index.tolist()) & best.keys()):
-            rows = prompt_index == prompt
-            embed = self._learner.representation.embed
-            rewards[rows] = similarity(embed(final_latents[rows]), embed(best[prompt][None]))
-        return rewards
+    def _rewards_when_shown(self, round_: int, final_latents: torch.Tensor, prompt_index: torch.Tensor) -> torch.Tensor:
+        """Rewards of a round by what was learnt before it; by what is learnt now, where that was nothing."""
+        learner = self._learner
+        told = learner.directory.load_checkpoint("told", round_ - 1)
+        shape = (int(final_latents.shape[1]), int(final_latents.shape[2]), int(final_latents.shape[3]))
+        before = Representation(shape, learner.config.representation, seed=0, device=learner.policy.device)
+        if told is not None:
+            before.load_state_dict(told.tensors["representation"])
+        if told is None or not before.fitted:
+            return _rewards(learner.representation, learner.memory.best, final_latents, prompt_index)
+        best_id = {int(k): v for k, v in told.state["best_id"].items()}
+        best = Memory.from_tensors(told.tensors["memory"], best_id).best
+        return _rewards(before, best, final_latents, prompt_index)
+
+
+def _rewards(
+    representation: Representation,
+    best: Mapping[int, torch.Tensor],
+    final_latents: torch.Tensor,
+    prompt_index: torch.Tensor,
+) -> torch.Tensor:
+    """(N,): similarity to the best image of its prompt; NaN where there is none."""
+    rewards = torch.full((len(final_latents),), float("nan"))
+    for prompt in sorted(set(prompt_index.tolist()) & best.keys()):
+        rows = prompt_index == prompt
+        embedded = representation.embed(final_latents[rows])
+        rewards[rows] = similarity(embedded, representation.embed(best[prompt][None]))
+    return rewards

@@ -136,7 +136,7 @@ class Served:
         self.process.wait()
 
 
-def printed_address(process: subprocess.Popen[str], seconds: float = 600) -> str:
+def printed_address(process: subprocess.Popen[str], seconds: float = 1200) -> str:
     """The address with the token, from what the process prints."""
     assert process.stdout is not None
     output = process.stdout

@@ -50,9 +50,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         out = Path(folder) / "hand-hero-s0"
         run = start_run(out, rounds=ROUNDS, images=IMAGES, previews=8)
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS, timeout=600_000)
         page = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce").new_page()
-        page.set_default_timeout(300_000)
+        page.set_default_timeout(1_200_000)
         try:
             page.goto(run.address)
             for round_ in range(1, ROUNDS):
@@ -62,13 +62,13 @@ def main() -> None:
                     shoot(page, "round")
                     phone = browser.new_context(**PHONE, color_scheme="dark").new_page()
                     phone.goto(run.address)
-                    expect(phone.locator(".tile.best")).to_be_visible(timeout=60_000)
+                    expect(phone.locator(".tile.best")).to_be_visible(timeout=1_200_000)
                     shoot(phone, "phone")
                     phone.close()
                 page.get_by_role("button", name="Submit round").click()
                 page.get_by_role("button", name="Submit", exact=True).click()
                 if round_ == 3:
-                    expect(page.get_by_text("Improving the model")).to_be_visible(timeout=300_000)
+                    expect(page.get_by_text("Improving the model")).to_be_visible(timeout=1_200_000)
                     page.wait_for_function("document.querySelector('.meter').ariaValueNow >= 30")
                     shoot(page, "learning")
         finally:

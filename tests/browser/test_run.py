@@ -17,13 +17,14 @@ from .run import judged, start_run
 
 Make = Callable[..., Any]
 IMAGES = 12
+QUICK = ("sampling.num_steps=8", "update.timesteps_per_image=2", "representation.epochs=20")
 
 
 @pytest.mark.learns
 @pytest.mark.skipif(not model_path().exists(), reason="the tiny world's weights are not there")
 def test_three_rounds_of_a_real_run(tmp_path: Path, visit: Make, shoot: Make) -> None:
     out = tmp_path / "hand"
-    run = start_run(out, rounds=3, images=IMAGES, previews=2)
+    run = start_run(out, *QUICK, rounds=3, images=IMAGES, previews=2)
     try:
         page = visit(run.address)
         bests = []
@@ -54,7 +55,7 @@ def test_three_rounds_of_a_real_run(tmp_path: Path, visit: Make, shoot: Make) ->
             page.get_by_role("button", name="Submit round").click()
             page.get_by_role("button", name="Submit", exact=True).click()
             expect(page.get_by_role("button", name="Submit", exact=True)).to_be_hidden()
-        expect(page.get_by_role("heading", name="Finished after 3 rounds")).to_be_visible(timeout=300_000)
+        expect(page.get_by_role("heading", name="Finished after 3 rounds")).to_be_visible(timeout=1_200_000)
         expect(page.locator(".preview-rows li")).to_have_count(4)
         shoot(page, "run-finished", full=True)
         page.get_by_role("button", name="Finish", exact=True).click()
