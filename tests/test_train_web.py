@@ -190,7 +190,8 @@ def test_a_run_that_is_stopped_from_the_page_ends_well_and_its_prompt_needs_no_e
     config: Config, random_pipeline: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = ["--no-browser", "--port", "0", "--model", random_pipeline, "--preset", "tinyworld", "--rounds", "2"]
+    options: list[str | Path] = ["--no-browser", "--port", "0", "--model", random_pipeline, "--preset", "tinyworld"]
+    options += ["--rounds", "2"]
     options += ["--images-per-round", "4", "--set", "sampling.num_steps=5", "--set", "evaluator.previews=0"]
     with hero("train", "--prompt", "a red cup", "--out", run, *options) as training:
         page = page_of(training)
