@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from PIL import Image
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, nearest
 from hero.model_index import is_folder
+from hero.policies.conditioning import Conditioning
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 from hero.transitions import Transition
@@ -36,27 +36,6 @@ FAMILIES: dict[str, str] = {
     "Flux2KleinPipeline": "hero.policies.flux_2_klein:Flux2Klein",
 }
 """Pipeline class (as in model_index.json) → the family that bends it to the inner convention."""
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What P prompts contribute: named tensors (P, ...), and the same for the empty prompt.
-
-    Attributes:
-        positive: one row per prompt.
-        negative: the same keys, one row, for classifier-free guidance.
-    """
-
-    positive: Mapping[str, torch.Tensor]
-    negative: Mapping[str, torch.Tensor]
-
-    def rows(self, prompt_index: torch.Tensor) -> Conditioning:
-        """One positive and one negative row per entry of `prompt_index` (N,)."""
-        n = len(prompt_index)
-        return Conditioning(
-            {key: value[prompt_index.to(value.device)] for key, value in self.positive.items()},
-            {key: value[:1].expand(n, *value.shape[1:]) for key, value in self.negative.items()},
-        )
 
 
 class Policy(Protocol):

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from hero.config import SamplingConfig
 from hero.errors import ModelError
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.steps import Steps
 
 __all__ = [

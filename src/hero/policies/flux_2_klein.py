@@ -10,7 +10,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch.nn import functional
 
 from hero.config import SamplingConfig
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.family import ClassifierFree, ImageSize, Rows, linear_sigmas, patch_positions
 from hero.policies.lora import JOINT_ATTENTION
 from hero.policies.steps import FlowSteps, flow_scheduler

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
 from hero.transitions import Transition

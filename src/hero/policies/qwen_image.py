@@ -10,7 +10,7 @@ import torch
 
 from hero.config import SamplingConfig
 from hero.errors import ModelError
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.family import ClassifierFree, ImageSize, Rows, linear_sigmas, pack, shift_of, unpack
 from hero.policies.lora import JOINT_ATTENTION
 from hero.policies.steps import FlowSteps, flow_scheduler

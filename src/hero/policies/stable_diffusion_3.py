@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hero.config import SamplingConfig
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, shift_of
 from hero.policies.lora import JOINT_ATTENTION, JOINT_FEED_FORWARD
 from hero.policies.steps import FlowSteps, flow_scheduler

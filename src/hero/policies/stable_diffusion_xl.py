@@ -9,7 +9,7 @@ import torch
 
 from hero.config import SamplingConfig
 from hero.errors import ModelError
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.family import ClassifierFree, Rows, decode_kl
 from hero.policies.lora import UNET_LAYERS
 from hero.policies.stable_diffusion import unet_image_size

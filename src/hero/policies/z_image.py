@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hero.config import SamplingConfig
-from hero.policies import Conditioning
+from hero.policies.conditioning import Conditioning
 from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, linear_sigmas, shift_of
 from hero.policies.lora import UNET_LAYERS
 from hero.policies.steps import FlowSteps, flow_scheduler
