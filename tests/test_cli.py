@@ -176,7 +176,7 @@ BAD_TRAINING: list[tuple[list[str], str]] = [
     (["--config", "unknown.toml"], "did you mean 'images_per_round'?"),
     (["--model", "./missing", "--evaluator", "test_cli:every_other"], "there is no model folder ./missing"),
     (["--model", ".", "--evaluator", "test_cli:every_other"], "holds no model_index.json"),
-    (["--model", "other-family", "--evaluator", "test_cli:every_other"], "FluxPipeline are not supported"),
+    (["--model", "other-family", "--evaluator", "test_cli:every_other"], "PixArtAlphaPipeline are not supported"),
     (["--model", "torn", "--evaluator", "test_cli:every_other"], "torn has no component"),
     (["--model", "torn"], "the oracle of 'hand' can judge images of the model 'tinyworld' only"),
     (["--out", "taken"], "taken exists and is not an empty folder"),
@@ -192,7 +192,7 @@ def test_bad_input_is_refused_in_a_line_or_two(arguments: list[str], said: str, 
     Path("taken").mkdir()
     Path("taken/notes.txt").write_text("mine")
     Path("other-family").mkdir()
-    Path("other-family/model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    Path("other-family/model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
     Path("torn").mkdir()
     shutil.copy(random_pipeline / "model_index.json", "torn")
     before = tree(Path())

@@ -604,8 +604,8 @@ def _hub_settings(revision: str | None, variant: str | None, token: str | None) 
     """Where on the hub the model is, as settings; the token goes to the hub's client alone."""
     if token is not None:
         os.environ["HF_TOKEN"] = token
-    given = {"revision": revision, "variant": variant}
-    return {"model": {key: value for key, value in given.items() if value is not None}}
+    given = {key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None}
+    return {"model": given} if given else {}  # an empty table would hide a `model` that is none
 
 
 def _names_evaluator(own: Mapping[str, Any]) -> bool:
