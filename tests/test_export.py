@@ -1,0 +1,465 @@
+"""Exported files give the trained policy's output once the library's own loader has read them, and the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from huggingface_hub import ModelCard
+from peft import get_peft_model_state_dict
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from conftest import randomise_lora
+from hero import Feedback, Tuner
+from hero.cli import app
+from hero.config import Config, LoraConfig
+from hero.errors import ConfigError, HeroError, RunError
+from hero.export import FORMATS, export
+from hero.export.kohya import kohya_tensors
+from hero.policies.lora import UNET_LAYERS, add_lora
+
+EVERY_LAYER = tuple(UNET_LAYERS)
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+class Finished(NamedTuple):
+    """A run of one round, and what its model predicts."""
+
+    path: Path
+    prediction: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config: Callable[..., Config], tmp_path_factory: Any) -> Callable[[float], Finished]:
+    """`finished(alpha)`: a run with a LoRA of rank 4 that is random and large, so that a wrong scale shows."""
+
+    @cache
+    def make(alpha: float) -> Finished:
+        folder = tmp_path_factory.mktemp("runs") / "my-run"
+        config = tiny_config(lora={"rank": 4, "alpha": alpha, "layers": EVERY_LAYER}, rounds=1)
+        with Tuner(config, folder) as tuner:
+            batch = tuner.ask()
+            tuner.tell(Feedback.from_good(batch, batch.ids[::2], batch.ids[2]))
+            randomise_lora(tuner.policy, 0.1)
+            tuner.learner.save()
+            tuner.learner.publish()
+            policy: Any = tuner.policy
+            return Finished(folder, predicted(policy.pipeline.unet))
+
+    return make
+
+
+@pytest.fixture
+def run(finished: Callable[[float], Finished]) -> Path:
+    return finished(1.0).path
+
+
+def predicted(unet: Any) -> torch.Tensor:
+    source = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 8, 8, generator=source)
+    embeddings = torch.randn(2, 5, unet.config.cross_attention_dim, generator=source)
+    with torch.no_grad():
+        return unet(latents, torch.tensor([10, 500]), encoder_hidden_states=embeddings).sample
+
+
+def text_encoder_bytes(pipeline: Any) -> str:
+    digest = hashlib.sha256()
+    for _, value in sorted(pipeline.text_encoder.state_dict().items()):
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- the file is the policy
+
+
+@pytest.mark.parametrize("alpha", [4.0, 1.0], ids=["alpha=rank", "alpha≠rank"])
+def test_the_librarys_own_loader_gives_the_policys_output(
+    alpha: float, finished: Callable[[float], Finished], random_pipeline: Path, tmp_path: Path
+) -> None:
+    run, wanted = finished(alpha)
+    pipeline = StableDiffusionPipeline.from_pretrained(random_pipeline)
+    base, text = predicted(pipeline.unet), text_encoder_bytes(pipeline)
+    assert (wanted - base).abs().max() > 0.05
+    for format_, name in (("diffusers", "lora"), ("kohya", "lora.safetensors")):
+        pipeline.load_lora_weights(export(run, format_, tmp_path / name))
+        torch.testing.assert_close(predicted(pipeline.unet), wanted, atol=1e-5, rtol=1e-5)
+        assert text_encoder_bytes(pipeline) == text
+        assert not any("lora" in name for name, _ in pipeline.text_encoder.named_parameters())
+        pipeline.unload_lora_weights()
+        assert torch.equal(predicted(pipeline.unet), base)
+
+
+def test_a_fused_pipeline_is_a_plain_one_with_the_policys_output(
+    finished: Callable[[float], Finished], random_pipeline: Path, tmp_path: Path
+) -> None:
+    run, wanted = finished(1.0)
+    pipeline = StableDiffusionPipeline.from_pretrained(export(run, "fused", tmp_path / "fused"))
+    plain = StableDiffusionPipeline.from_pretrained(random_pipeline)
+    assert pipeline.unet.state_dict().keys() == plain.unet.state_dict().keys()
+    assert type(pipeline.scheduler) is type(plain.scheduler)
+    torch.testing.assert_close(predicted(pipeline.unet), wanted, atol=1e-5, rtol=1e-5)
+    assert text_encoder_bytes(pipeline) == text_encoder_bytes(plain)
+
+
+def test_exporting_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    def written(out: Path) -> dict[str, bytes]:
+        if out.is_file():
+            return {"file": out.read_bytes(), "card": out.with_suffix(".md").read_bytes()}
+        return {p.name: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+    for format_ in FORMATS:
+        name = "lora.safetensors" if format_ == "kohya" else "lora"
+        first, second = (export(run, format_, tmp_path / format_ / side / name) for side in "ab")
+        assert written(first) == written(second), format_
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+LAYERS_OF_ORIGINAL_STABLE_DIFFUSION = {
+    # Facts of the original UNet (two layers a block): diffusers' layer → the original's, as A1111 and ComfyUI map it.
+    "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q": "input_blocks.2.1.transformer_blocks.0.attn1.to_q",
+    "down_blocks.1.resnets.0.conv_shortcut": "input_blocks.4.0.skip_connection",
+    "down_blocks.2.resnets.1.conv1": "input_blocks.8.0.in_layers.2",
+    "mid_block.attentions.0.proj_in": "middle_block.1.proj_in",
+    "mid_block.resnets.1.conv2": "middle_block.2.out_layers.3",
+    "up_blocks.0.resnets.2.conv2": "output_blocks.2.0.out_layers.3",
+    "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0": (
+        "output_blocks.3.1.transformer_blocks.0.attn2.to_out.0"
+    ),
+    "up_blocks.2.attentions.2.transformer_blocks.0.ff.net.0.proj": (
+        "output_blocks.8.1.transformer_blocks.0.ff.net.0.proj"
+    ),
+}
+
+
+def pair(layer: str, rank: int, out: int, into: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    return {
+        f"{layer}.lora_A.weight": torch.randn(rank, into, generator=source),
+        f"{layer}.lora_B.weight": torch.randn(out, rank, generator=source),
+    }
+
+
+def names(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    return {key.partition(".")[0] for key in tensors}
+
+
+def delta(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """What a loader adds to the weight of `name`: alpha / rank · up·down."""
+    down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+    return tensors[f"{name}.alpha"] / len(down) * up @ down
+
+
+def test_names_of_stable_diffusion_are_those_of_diffusers_and_of_xl_those_of_the_original() -> None:
+    config = {"layers_per_block": 2}
+    for layer, original in LAYERS_OF_ORIGINAL_STABLE_DIFFUSION.items():
+        lora = pair(layer, 2, 3, 4)
+        for family, name in (("StableDiffusionPipeline", layer), ("StableDiffusionXLPipeline", original)):
+            tensors = kohya_tensors(lora, 2.0, family, config)
+            key = "lora_unet_" + name.replace(".", "_")
+            assert sorted(tensors) == [f"{key}.alpha", f"{key}.lora_down.weight", f"{key}.lora_up.weight"]
+
+
+SDXL = {
+    "block_out_channels": (8, 16),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (1, 2),
+    "transformer_layers_per_block": (1, 2),
+    "cross_attention_dim": 12,
+    "norm_num_groups": 4,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 32,
+    "sample_size": 8,
+}
+
+
+def random_lora(model: Any, layers: Mapping[str, tuple[str, ...]], alpha: float = 1.0) -> dict[str, torch.Tensor]:
+    """Puts a random LoRA of rank 2 on `model`; returns its weights."""
+    add_lora(model, LoraConfig(rank=2, alpha=alpha, layers=tuple(layers)), layers, seed=0)  # type: ignore[arg-type]
+    source = torch.Generator().manual_seed(0)
+    for _, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=source)
+    return {key: value.detach().clone() for key, value in get_peft_model_state_dict(model).items()}
+
+
+def test_a_kohya_file_of_xl_is_read_back_by_the_librarys_loader(tmp_path: Path) -> None:
+    def model() -> Any:
+        torch.manual_seed(0)
+        return UNet2DConditionModel(**SDXL).eval()
+
+    def output(unet: Any) -> torch.Tensor:
+        source = torch.Generator().manual_seed(1)
+        added = {"text_embeds": torch.randn(1, 8, generator=source), "time_ids": torch.ones(1, 6)}
+        latents, text = torch.randn(1, 4, 8, 8, generator=source), torch.randn(1, 3, 12, generator=source)
+        with torch.no_grad():
+            return unet(latents, 10, encoder_hidden_states=text, added_cond_kwargs=added).sample
+
+    trained, fresh = model(), model()
+    lora = random_lora(trained, UNET_LAYERS)
+    tensors = kohya_tensors(lora, 1.0, "StableDiffusionXLPipeline", trained.config)
+    original = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_")
+    assert all(name.startswith(original) for name in names(tensors))
+    save_file(tensors, tmp_path / "xl.safetensors")
+    state, alphas = StableDiffusionXLPipeline.lora_state_dict(tmp_path / "xl.safetensors", unet_config=fresh.config)
+    StableDiffusionXLPipeline.load_lora_into_unet(state, alphas, fresh)
+    assert (output(model()) - output(trained)).abs().max() > 1e-2
+    torch.testing.assert_close(output(fresh), output(trained), atol=1e-5, rtol=1e-5)
+
+
+def test_a_kohya_file_of_flux_is_read_back_by_the_librarys_loader(tmp_path: Path) -> None:
+    """Double blocks through a small transformer; single ones at the real width, the only one that the loader takes."""
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        small = {"num_layers": 2, "num_single_layers": 0, "attention_head_dim": 8, "num_attention_heads": 2}
+        return FluxTransformer2DModel(
+            in_channels=4, joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(2, 2, 4), **small
+        ).eval()
+
+    def output(transformer: Any) -> torch.Tensor:
+        source = torch.Generator().manual_seed(1)
+        tokens, text = torch.randn(1, 4, 4, generator=source), torch.randn(1, 3, 8, generator=source)
+        with torch.no_grad():
+            return transformer(
+                tokens,
+                encoder_hidden_states=text,
+                pooled_projections=torch.randn(1, 8, generator=source),
+                timestep=torch.tensor([0.5]),
+                img_ids=torch.zeros(4, 3),
+                txt_ids=torch.zeros(3, 3),
+                return_dict=False,
+            )[0]
+
+    layers = {
+        "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_v_proj", "to_add_out"),
+        "feed-forward": ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    }
+    trained, fresh = model(), model()
+    tensors = kohya_tensors(random_lora(trained, layers), 1.0, "FluxPipeline", trained.config)
+    save_file(tensors, tmp_path / "flux.safetensors")
+    state, alphas = FluxPipeline.lora_state_dict(tmp_path / "flux.safetensors", return_alphas=True)
+    FluxPipeline.load_lora_into_transformer(state, alphas, fresh)
+    assert (output(model()) - output(trained)).abs().max() > 1e-2
+    torch.testing.assert_close(output(fresh), output(trained), atol=1e-5, rtol=1e-5)
+
+    width = 3072
+    block = "single_transformer_blocks.3"
+    for present in ({"attn.to_q": 1, "attn.to_v": 1}, {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1, "proj_mlp": 4}):
+        lora = {}
+        for seed, (name, share) in enumerate(present.items()):
+            lora |= pair(f"{block}.{name}", 2, share * width, width, seed)
+        save_file(kohya_tensors(lora, 1.0, "FluxPipeline", {}), tmp_path / "single.safetensors")
+        back = FluxPipeline.lora_state_dict(tmp_path / "single.safetensors")
+        for name in present:
+            wanted = 0.5 * lora[f"{block}.{name}.lora_B.weight"] @ lora[f"{block}.{name}.lora_A.weight"]
+            prefix = f"transformer.{block}.{name}"
+            read = back[f"{prefix}.lora_B.weight"] @ back[f"{prefix}.lora_A.weight"]
+            torch.testing.assert_close(read, wanted)
+
+
+def test_kohyas_names_of_stable_diffusion_3() -> None:
+    """diffusers has no kohya loader for it: names and rows are checked against the original model's layers."""
+    block = "transformer_blocks.7"
+    lora = pair(f"{block}.attn.to_q", 2, 6, 5, 0) | pair(f"{block}.attn.to_v", 2, 6, 5, 1)
+    lora |= pair(f"{block}.attn.add_k_proj", 2, 6, 5, 2) | pair(f"{block}.attn2.to_k", 2, 6, 5, 3)
+    singles = {
+        "attn.to_out.0": "x_block_attn_proj",
+        "attn2.to_out.0": "x_block_attn2_proj",
+        "attn.to_add_out": "context_block_attn_proj",
+        "ff.net.0.proj": "x_block_mlp_fc1",
+        "ff.net.2": "x_block_mlp_fc2",
+        "ff_context.net.0.proj": "context_block_mlp_fc1",
+        "ff_context.net.2": "context_block_mlp_fc2",
+    }
+    for layer in singles:
+        lora |= pair(f"{block}.{layer}", 2, 6, 5, 4)
+    tensors = kohya_tensors(lora, 1.0, "StableDiffusion3Pipeline", {})
+    root = "lora_unet_joint_blocks_7"
+    fused = {"x_block_attn_qkv", "x_block_attn2_qkv", "context_block_attn_qkv"}
+    assert names(tensors) == {f"{root}_{name}" for name in {*singles.values(), *fused}}
+
+    def update(layer: str) -> torch.Tensor:
+        return 0.5 * lora[f"{block}.{layer}.lora_B.weight"] @ lora[f"{block}.{layer}.lora_A.weight"]
+
+    nothing = torch.zeros(6, 5)
+    for name, parts in {
+        "x_block_attn_qkv": [update("attn.to_q"), nothing, update("attn.to_v")],
+        "x_block_attn2_qkv": [nothing, update("attn2.to_k"), nothing],
+        "context_block_attn_qkv": [nothing, update("attn.add_k_proj"), nothing],
+    }.items():
+        torch.testing.assert_close(delta(tensors, f"{root}_{name}"), torch.cat(parts))
+    for layer, name in singles.items():
+        torch.testing.assert_close(delta(tensors, f"{root}_{name}"), update(layer))
+
+
+def test_a_model_or_layer_without_names_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"not known for NewPipeline .*--format diffusers"):
+        kohya_tensors(pair("a", 1, 1, 1), 1.0, "NewPipeline", {})
+    for family in ("StableDiffusionXLPipeline", "FluxPipeline"):
+        with pytest.raises(ConfigError, match="the layer strange"):
+            kohya_tensors(pair("strange.layer", 1, 1, 1), 1.0, family, {"layers_per_block": 2})
+
+
+# ---------------------------------------------------------------------------------------------- metadata and cards
+
+
+def test_the_header_says_what_the_file_is(run: Path, tmp_path: Path) -> None:
+    out = export(run, "kohya", tmp_path / "lora.safetensors")
+    with safe_open(out, framework="pt") as file:
+        about = file.metadata()
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert about["modelspec.sai_model_spec"] == "1.0.0"
+    assert about["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert about["modelspec.title"] == about["ss_output_name"] == "my-run"
+    assert about["modelspec.resolution"] == "32x32"
+    assert about["modelspec.trigger_phrase"] == "1 hand"
+    assert about["modelspec.prediction_type"] == "epsilon"
+    assert about["modelspec.date"].endswith("+00:00")
+    data = out.read_bytes()
+    content = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    assert about["modelspec.hash_sha256"] == f"0x{content}"
+    assert about["sshs_model_hash"] == content
+    with urllib.request.urlopen(about["modelspec.thumbnail"]) as picture:
+        assert Image.open(io.BytesIO(picture.read())).size == (32, 32)
+    tensors = load_file(out)
+    scale = {float(value) for key, value in tensors.items() if key.endswith(".alpha")}
+    assert scale == {float(about["ss_network_alpha"])}
+    assert {len(v) for k, v in tensors.items() if "lora_down" in k} == {int(about["ss_network_dim"])}
+    assert json.loads(about["ss_network_args"])["conv_dim"] == about["ss_network_dim"]
+    assert about["ss_num_train_images"] == str(line["labels"])
+    assert about["ss_base_model_version"] == "sd_v1"
+    assert about["ss_v2"] == "False"
+    assert str(tmp_path) not in json.dumps(about)
+
+
+@pytest.mark.parametrize("format_", list(FORMATS))
+def test_the_card_has_the_runs_figures(format_: str, run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    sets = {"base": 0.25, "tuned_fresh": 0.5, "tuned_refined": None}
+    evaluation = {"task": "custom", "images": 8, "labels": 6, "success": sets, "drift": 0.0123}
+    evaluation |= {"success_interval": {"base": [0.1, 0.4], "tuned_fresh": [0.3, 0.7], "tuned_refined": None}}
+    evaluation |= {"diversity": {"base": 1.0, "tuned_fresh": 0.9, "tuned_refined": None}}
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "result.json").write_text(json.dumps(evaluation))
+    out = export(run, format_, tmp_path / ("my.safetensors" if format_ == "kohya" else "out"))
+    card = ModelCard.load(out / "README.md" if out.is_dir() else out.with_suffix(".md"))
+    assert card.data.library_name == "diffusers"
+    assert ("lora" in card.data.tags) == (format_ != "fused")
+    (figure,) = card.data.eval_results
+    assert (figure.metric_type, figure.metric_value) == ("success", 0.5)
+    for said in ("6 images, in 1 rounds", "50% (30% to 70%)", "| 0.90 |", "0.012", "1 hand", f'"{out.name}"'):
+        assert said in card.text, said
+
+
+def test_an_evaluation_of_another_lora_is_not_in_the_card(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "result.json").write_text(json.dumps({"labels": 99, "success": {}}))
+    card = ModelCard.load(export(run, "diffusers", tmp_path / "out") / "README.md")
+    assert card.data.eval_results is None
+    assert "## Figures" not in card.text
+
+
+# ---------------------------------------------------------------------------------------------- refined noise
+
+
+def test_the_documented_recipe_draws_from_refined_noise_in_a_plain_pipeline(
+    run: Path, random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(export(run, "diffusers", tmp_path / "lora"))
+    page = (DOCS / "export.md").read_text(encoding="utf-8")
+    recipe = page.split("## Refined noise")[1].split("```python\n")[1].split("```")[0]
+    code = [line for line in recipe.splitlines() if line and not line.startswith(("import ", "from "))]
+    assert len(code) == 3
+    assert all(line in Path("README.md").read_text() for line in code[:2])
+
+    pipeline = StableDiffusionPipeline.from_pretrained(random_pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    given: list[torch.Tensor] = []
+
+    def watched(prompt: str, **arguments: Any) -> Any:
+        given.append(arguments["latents"])
+        return pipeline(prompt, height=32, width=32, num_inference_steps=2, **arguments)
+
+    torch.manual_seed(0)
+    scope: dict[str, Any] = {"pipeline": watched}
+    exec(recipe, scope)
+    assert len(scope["images"]) == 4
+    best = load_file("refined_noise.safetensors")["best.0"]
+    near = torch.nn.functional.cosine_similarity(given[0].flatten(1), best.flatten()[None])
+    assert (near > 0.98).all()
+    assert abs(float(given[0].std()) - float(best.std())) < 0.05
+
+
+# ---------------------------------------------------------------------------------------------- what it refuses
+
+
+def test_bad_requests_say_what_to_do(run: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    (tmp_path / "taken.safetensors").write_text("mine")
+    cases: list[tuple[str, Path, str]] = [
+        ("onnx", tmp_path / "x", "unknown format 'onnx'.*diffusers, fused, kohya"),
+        ("kohya", tmp_path / "x", "ends in .safetensors"),
+        ("kohya", tmp_path / "taken.safetensors", "exists; choose another --out"),
+        ("diffusers", taken, "not an empty folder"),
+    ]
+    for format_, out, said in cases:
+        with pytest.raises(HeroError, match=said):
+            export(run, format_, out)
+    with pytest.raises(RunError, match="there is no run"):
+        export(tmp_path / "nothing", "diffusers", tmp_path / "x")
+    assert {p.name for p in tmp_path.iterdir()} == {"taken", "taken.safetensors"}
+
+
+def test_the_command_prints_where_it_wrote(run: Path, tmp_path: Path) -> None:
+    def hero(*arguments: str | Path) -> Any:
+        return CliRunner().invoke(app, ["export", *map(str, arguments)])
+
+    done = hero(run, "--format", "kohya", "--out", tmp_path / "deep" / "my.safetensors")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "deep" / "my.safetensors")
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["my.md", "my.safetensors"]
+    again = hero(run, "--format", "kohya", "--out", tmp_path / "deep" / "my.safetensors")
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 1)
+
+
+def test_a_lora_file_that_is_not_of_the_newest_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    file = run / "lora" / "pytorch_lora_weights.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata()
+    save_file({key: value + 1 for key, value in load_file(file).items()}, file, metadata=about)
+    with pytest.raises(RunError, match=r"older than the newest checkpoint; `hero resume .*` writes it again"):
+        export(run, "diffusers", tmp_path / "x")
+    file.unlink()
+    with pytest.raises(RunError, match="cannot read"):
+        export(run, "kohya", tmp_path / "x.safetensors")
