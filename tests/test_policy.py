@@ -180,8 +180,8 @@ def test_models_that_cannot_be_loaded_say_why(tiny_config: Callable[..., Config]
     for path, said in ((tmp_path / "none", "there is no model folder"), (tmp_path, "no model_index.json")):
         with pytest.raises(ModelError, match=said):
             load_policy(tiny_config(path=path))
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="FluxPipeline are not supported"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "PixArtSigmaPipeline"}))
+    with pytest.raises(ModelError, match="PixArtSigmaPipeline are not supported"):
         load_policy(tiny_config(path=tmp_path))
     with pytest.raises(ModelError, match="did you mean 'StableDiffusionPipeline'"):
         family_of("StableDiffusionPipelin")
