@@ -58,6 +58,7 @@ def test_images_come_as_they_are_drawn_and_can_be_marked_at_once(
     expect(page.locator(".tile.awaited")).to_have_count(12)
     first = desk.draw(1, 0, 4, 12)
     expect(tiles(page)).to_have_count(4)
+    expect(tile(page, first[0])).to_be_focused()
     expect(page.get_by_role("button", name="Drawing 4 of 12")).to_have_attribute("aria-disabled", "true")
     tile(page, first[2]).click()
     expect(tile(page, first[2])).to_have_attribute("aria-selected", "true")

@@ -208,6 +208,7 @@ const scenes = {
 };
 let shownScene = null;
 let shownRound = null;
+let focusDue = false; // a round has begun, and its first image takes the keyboard when it is there
 
 function render(state) {
   view = null;
@@ -236,6 +237,10 @@ function render(state) {
   showNotices(notices, state, current, act);
   if (shownScene !== current || shownRound !== state.round?.round) changeScene(current, state);
   if (zoom.isOpen) zoom.update();
+  if (focusDue && current === "label" && grid.active) {
+    focusDue = false;
+    requestAnimationFrame(refocus);
+  }
 }
 
 function changeScene(current, state) {
@@ -248,7 +253,7 @@ function changeScene(current, state) {
   marks.restart();
   if (zoom.isOpen) zoom.close();
   if (state.round.round > 1) announce(`Round ${state.round.round} begins`);
-  requestAnimationFrame(refocus);
+  focusDue = true;
 }
 
 /** The keyboard goes to the images, unless it is somewhere on purpose. */
