@@ -119,6 +119,7 @@ def test_json_is_one_object_on_stdout(random_pipeline: Path) -> None:
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(random_pipeline: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it, for the background
     options = ["--rounds", "2", "--images-per-round", "4", "--no-evaluate", "--evaluator", "test_cli:interrupts"]
     result = hero("train", "--model", random_pipeline, "--out", "run", *TINY, *options)
     assert (result.exit_code, result.stderr) == (130, "hero: stopped; `hero resume run` goes on from here\n")

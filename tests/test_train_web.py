@@ -28,9 +28,14 @@ PATIENCE = 900.0
 GOOD, BEST = (0, 2), 2
 """Which images of a round are good, and which is the best."""
 
-WITHOUT_TORCH = (
+START = (
+    "import signal\n"
     "import sys\n"
     "from hero.cli import main\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have ignored it, for the background
+)
+WITHOUT_TORCH = (
+    f"{START}"
     "try:\n"
     "    main()\n"
     "finally:\n"
@@ -94,7 +99,7 @@ def drawn(round_: int) -> Callable[[dict[str, Any]], bool]:
 
 
 @contextmanager
-def hero(*arguments: str | Path, code: str = "from hero.cli import main; main()") -> Iterator[subprocess.Popen[str]]:
+def hero(*arguments: str | Path, code: str = f"{START}main()\n") -> Iterator[subprocess.Popen[str]]:
     """A `hero` process; killed at the end if it is still there."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
