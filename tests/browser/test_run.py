@@ -20,7 +20,7 @@ IMAGES = 12
 QUICK = ("sampling.num_steps=8", "update.timesteps_per_image=2", "representation.epochs=20")
 
 
-@pytest.mark.slow
+@pytest.mark.learns
 @pytest.mark.skipif(not model_path().exists(), reason="the tiny world's weights are not there")
 def test_three_rounds_of_a_real_run(tmp_path: Path, visit: Make, shoot: Make) -> None:
     out = tmp_path / "hand"
