@@ -197,7 +197,7 @@ def test_a_run_that_is_stopped_from_the_page_ends_well_and_its_prompt_needs_no_e
     run = tmp_path / "run"
     options: list[str | Path] = ["--no-browser", "--port", "0", "--model", random_pipeline, "--preset", "tinyworld"]
     options += ["--rounds", "2"]
-    options += ["--images-per-round", "4", "--set", "sampling.num_steps=5", "--set", "evaluator.previews=0"]
+    options += ["--images-per-round", "4", "--set", "sampling.num_steps=8", "--set", "evaluator.previews=0"]
     with hero("train", "--prompt", "a red cup", "--out", run, *options) as training:
         page = page_of(training)
         state = page.wait_for(drawn(1))

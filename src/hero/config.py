@@ -308,7 +308,10 @@ class Config(_Stage):
         if self.sampling.eta == 0 and self.update.kind == "ppo":
             raise ValueError("sampling.eta is 0: a deterministic sampler has no policy gradient; use eta > 0")
         if self.update.kind == "ppo" and self.update.timesteps_per_image > self.sampling.num_steps:
-            raise ValueError("update.timesteps_per_image is larger than sampling.num_steps")
+            raise ValueError(
+                f"update.timesteps_per_image is {self.update.timesteps_per_image}, more than sampling.num_steps, "
+                f"{self.sampling.num_steps}: train at most that many timesteps of an image"
+            )
         if self.sampling.images_per_round < len(self.task.prompts):
             raise ValueError("sampling.images_per_round is smaller than the number of prompts")
         return self

@@ -80,11 +80,11 @@ export class Rail {
     const { round, run } = state;
     const answer = state.answers.find((one) => one.round === round.round);
     const isChosen = (id) => (answer ? answer.best.includes(id) : view.best.has(id));
-    const cards = run.prompts.map((prompt) => ({
-      prompt,
-      kept: round.best.find((image) => image.prompt === prompt)?.id ?? null,
-      chosen: round.images.find((image) => image.prompt === prompt && isChosen(image.id))?.id ?? null,
-    }));
+    const cards = run.prompts.map((prompt) => {
+      const kept = round.best.find((image) => image.prompt === prompt)?.id ?? null;
+      const fresh = round.images.find((image) => image.prompt === prompt && isChosen(image.id))?.id;
+      return { prompt, kept, chosen: fresh ?? (kept && isChosen(kept) ? kept : null) };
+    });
     const several = severalPrompts(state);
     const open = scene(state) === "label";
     const shown = cards.filter((card) => card.kept || card.chosen || (open && !several));
