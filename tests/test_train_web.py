@@ -216,7 +216,7 @@ def test_a_page_that_cannot_be_served_says_so(tmp_path: Path) -> None:
 
 
 def test_label_needs_a_run_of_people(config: Config, tmp_path: Path) -> None:
-    from hero.cli import label
+    from hero.cli.resume import label
 
     with pytest.raises(RunError, match="there is no run in"):
         label(tmp_path)

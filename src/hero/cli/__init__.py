@@ -1,0 +1,23 @@
+"""The command line. Thin: it turns options into a configuration, calls the library and prints what came of it.
+
+Everything that can be wrong with the options is checked before a model is loaded; torch and diffusers are
+imported inside the commands that need them, so that help, lists and mistakes in the settings answer at once.
+"""
+
+from hero.cli import bench, evaluate, inspect, resume, share, train
+from hero.cli.app import app, main
+
+__all__ = ["app", "main"]
+
+# In the order of `hero --help`.
+app.command()(train.train)
+app.command()(resume.resume)
+app.command()(resume.label)
+app.command()(evaluate.evaluate)
+app.command()(evaluate.generate)
+app.command()(evaluate.report)
+app.command()(share.export)
+app.command()(inspect.tasks)
+app.add_typer(share.feedback_app, name="feedback")
+app.add_typer(bench.bench_app, name="bench")
+app.command()(inspect.doctor)

@@ -1,0 +1,102 @@
+"""The application: how it answers mistakes and Ctrl-C, and what every command prints with."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import hero
+from hero.errors import HeroError
+
+__all__ = ["Group", "app", "interruptible", "interruptible_bench", "main", "print_json", "quiet_libraries"]
+
+_INTERRUPTED = 130
+
+
+class Group(TyperGroup):
+    """Turns the errors that `hero` raises on purpose into one line on stderr and their exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HeroError as error:
+            if os.environ.get("HERO_TRACEBACK") == "1":
+                traceback.print_exc()
+            _complain(str(error))
+            raise typer.Exit(error.exit_status) from None
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            raise typer.Exit(_INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Teach text-to-image diffusion models from a person's own judgement, online.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def hero_(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"hero {hero.__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def interruptible(run: Path, command: str = "") -> Iterator[None]:
+    """Ctrl-C within it says that `command`, else `hero resume`, goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun, command = (run / "config.toml").exists(), command or f"hero resume {run}"
+        _complain(f"stopped; `{command}` goes on from here" if begun else "stopped; nothing was written")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextmanager
+def interruptible_bench(out: Path) -> Iterator[None]:
+    """Ctrl-C within it says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _complain(f"stopped; the same command with --out {out} goes on from here")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own chatter out of the output; downloads still show their progress."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _complain(message: str) -> None:
+    print(f"hero: {message}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def main() -> None:
+    """The entry point `hero`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ still gets its answer
+    app()

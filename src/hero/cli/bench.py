@@ -1,0 +1,87 @@
+"""`hero bench`: measurements that go on where they were stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hero.cli.app import Group, interruptible_bench, quiet_libraries
+from hero.cli.options import Settings
+from hero.config import parse_assignments
+from hero.console import say
+from hero.errors import ConfigError, nearest
+
+__all__ = ["bench_app", "bench_speed", "bench_success"]
+
+bench_app = typer.Typer(cls=Group, no_args_is_help=True, help="Benchmarks; each goes on where it was stopped.")
+
+
+@bench_app.command("success")
+def bench_success(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the runs and the results.")],
+    task: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A task; default: all. Repeatable.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A method; default: hero and noise-only. Repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them.")] = 0,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Held-out images per figure.")] = 300,
+    settings: Settings = None,
+) -> None:
+    """Train and measure tasks × methods × seeds; writes results.json and results.md."""
+    from hero.methods import METHODS
+    from hero.tasks import TASKS, get_task
+
+    names = [get_task(name).name for name in task or TASKS]
+    methods = method or ["hero", "noise-only"]
+    for name in methods:
+        if name not in METHODS:
+            raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    own = parse_assignments(settings or [])
+    quiet_libraries()
+    from hero.bench.success import run_success, to_markdown
+
+    console = Console()
+    with interruptible_bench(out):
+        cells = run_success(
+            names,
+            methods,
+            range(first_seed, first_seed + seeds),
+            out,
+            images=images,
+            settings=own,
+            report=lambda line: say(console, line),
+        )
+    say(console, to_markdown(cells), str(out / "results.md"))
+
+
+@bench_app.command("speed")
+def bench_speed(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the results and for random models.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="sd15-random (full size, random weights), or any model.",
+        ),
+    ] = "sd15-random",
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn and learnt from.")] = 16,
+    settings: Settings = None,
+) -> None:
+    """Measure drawing and learning on this device; writes speed.json and speed.md."""
+    from hero.methods import configure
+
+    own = parse_assignments(settings or [])
+    quiet_libraries()
+    from hero.bench.speed import measure_speed, model_folder, to_markdown, write_speed
+
+    console = Console()
+    with interruptible_bench(out):
+        out.mkdir(parents=True, exist_ok=True)
+        config = configure("hand", model=str(model_folder(model, out)), images_per_round=images, settings=own)
+        speed = measure_speed(config, model)
+        write_speed(speed, out)
+    say(console, to_markdown(speed), str(out / "speed.md"))

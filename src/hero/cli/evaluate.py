@@ -1,0 +1,192 @@
+"""`hero evaluate`, `hero generate` and `hero report`: what a run has learnt, measured and looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hero.cli.app import interruptible, print_json, quiet_libraries
+from hero.cli.options import FAREWELL, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
+from hero.console import progress_bar, say, success_lines
+from hero.errors import RunError
+
+if TYPE_CHECKING:
+    from hero.evaluation.people import BlindDesk
+    from hero.trained import TrainedRun
+
+__all__ = ["NoiseChoice", "evaluate", "generate", "measure", "report"]
+
+
+class NoiseChoice(StrEnum):
+    """Initial noise of `hero generate`."""
+
+    FRESH = "fresh"
+    REFINED = "refined"
+
+
+def evaluate(
+    run: Run,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Images per figure; default: the run's evaluation.images, for people 48 of them."
+        ),
+    ] = None,
+    prompt: Prompts = None,
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            metavar="WHO", help="Who judges: oracle (the task's judge); blind: web, module:callable or a reward model."
+        ),
+    ] = "oracle",
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run against its base model: success, diversity, drift. Writes evaluation/ in the run."""
+    prompts = not_empty(prompt)
+    console = Console(stderr=as_json)
+    if evaluator == "oracle":
+        result = measure(_load_trained(run), console, images=images, prompts=prompts)
+    else:
+        with interruptible(run, f"hero evaluate {run} --evaluator {evaluator}"):
+            desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts)
+            if evaluator == "web":
+                result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser)
+            else:
+                result = _judge_here(desk, evaluator, console)
+    if as_json:
+        print_json(result)
+    else:
+        say(console, *success_lines(result), f"images   {run / 'evaluation'}")
+
+
+def generate(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write 0000.png, 0001.png, … into.")],
+    prompt: Prompts = None,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many images.")] = 16,
+    noise: Annotated[
+        NoiseChoice, typer.Option(help="Initial noise: fresh, or near that of images marked good.")
+    ] = NoiseChoice.FRESH,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
+    base: Annotated[bool, typer.Option("--base", help="Draw with the base model, for comparison.")] = False,
+) -> None:
+    """Draw images with what a run has learnt."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not an empty folder; choose another --out")
+    prompts = not_empty(prompt)
+    console = Console()
+    trained = _load_trained(run)
+    with progress_bar(console, "drawing", images) as advance:
+        pictures = trained.generate(
+            images=images,
+            prompts=prompts,
+            noise=noise.value,
+            seed=seed,
+            base=base,
+            progress=lambda done, total: advance(done, "drawing", total),
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for index, picture in enumerate(pictures):
+            picture.save(out / f"{index:04d}.png")
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error}; choose another --out") from error
+    say(console, f"{images} images   {out}")
+
+
+def report(run: Run) -> None:
+    """Write the run's report anew: one HTML file that opens without a server or network."""
+    from hero.report import write_report
+
+    say(Console(), str(write_report(run)))
+
+
+def measure(
+    trained: TrainedRun,
+    console: Console,
+    *,
+    images: int | None = None,
+    prompts: list[str] | None = None,
+    heard: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    count = images or trained.config.evaluation.images
+    if not console.is_terminal:
+        say(console, f"evaluating on {count} held-out images a set")
+    with progress_bar(console, "evaluating", count) as advance:
+
+        def progress(done: int, total: int) -> None:
+            advance(done, "evaluating", total)
+            if heard is not None:
+                heard(done, total)
+
+        result = trained.evaluate(images=images, prompts=prompts, progress=progress)
+    return result.to_dict()
+
+
+def _blind_desk(
+    run: Path, evaluator: str, console: Console, *, images: int | None, prompts: list[str] | None
+) -> BlindDesk:
+    """The desk for `evaluator`; draws what is not drawn yet."""
+    from hero.evaluators import check_judge
+    from hero.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    check_judge(evaluator, directory.config)
+    quiet_libraries()
+    from hero.evaluation.people import PEOPLE_IMAGES, BlindDesk
+    from hero.evaluation.stored import stored_evaluation
+
+    count = images or PEOPLE_IMAGES
+    if stored_evaluation(directory, count, prompts) is None:
+        measure(_load_trained(run), console, images=count, prompts=prompts)
+    return BlindDesk(directory, evaluator, count)
+
+
+def _judge_here(desk: BlindDesk, evaluator: str, console: Console) -> dict[str, Any]:
+    from hero.evaluators import resolve_judge
+
+    with desk:
+        return desk.judge(resolve_judge(evaluator, desk.config), lambda *done: say(console, _judged(*done)))
+
+
+def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | None, browser: bool) -> dict[str, Any]:
+    """Serves the desk until people have judged every round."""
+    from hero.evaluators.people import People, RunStopped
+    from hero.page import serving
+
+    with desk:
+        people = People(desk.store, desk.config.evaluator)
+        people.channel.publish("run", 0, desk.description())
+        with serving(desk.path, host=host, port=port, browser=browser) as page:
+            say(console, f"judge the images at {page.address}")
+            try:
+                result = desk.judge(people, lambda *done: say(console, _judged(*done)))
+            except (RunStopped, KeyboardInterrupt):
+                people.say("stopped", message="Stopped; what was judged is kept.")
+                raise KeyboardInterrupt from None
+            people.say("finished", message="Everything is judged. Thank you!")
+            time.sleep(FAREWELL)
+        return result
+
+
+def _judged(done: int, rounds: int) -> str:
+    return f"round {done}/{rounds} judged"
+
+
+def _load_trained(run: Path) -> TrainedRun:
+    from hero.run import RunDirectory
+
+    RunDirectory.open(run)  # a wrong folder is told at once, before diffusers is imported
+    quiet_libraries()
+    from hero.trained import TrainedRun
+
+    return TrainedRun(run)

@@ -1,0 +1,69 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hero.errors import ConfigError
+
+__all__ = [
+    "FAREWELL",
+    "AsJson",
+    "Host",
+    "NoBrowser",
+    "Port",
+    "Processes",
+    "Prompts",
+    "Revision",
+    "Run",
+    "Settings",
+    "Token",
+    "Variant",
+    "hub_settings",
+    "not_empty",
+]
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any setting, e.g. sampling.eta=0.5. Repeatable."),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="TEXT", help="A prompt; default: those trained on. Repeatable."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes that share the work on this machine; what is learnt is the same."),
+]
+Revision = Annotated[str | None, typer.Option(metavar="REF", help="Hub revision: a branch, tag or commit.")]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight variant of the model's files, e.g. fp16.")]
+Token = Annotated[
+    str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process alone; it is never written down.")
+]
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where the labelling page listens; others than this machine may see it.")
+]
+Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
+FAREWELL = 2.0
+"""Seconds for which a finished page is still served, so that it can say so."""
+
+
+def hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:
+    """Where on the hub the model is, as settings; the token goes to the hub's client alone."""
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    given = {key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None}
+    return {"model": given} if given else {}  # an empty table would hide a `model` that is none
+
+
+def not_empty(prompts: list[str] | None) -> list[str] | None:
+    if prompts and not all(prompt.strip() for prompt in prompts):
+        raise ConfigError("--prompt is empty; give the text to draw")
+    return prompts or None

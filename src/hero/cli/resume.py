@@ -1,0 +1,98 @@
+"""`hero resume` and `hero label`: runs that exist."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from hero.cli.app import interruptible, quiet_libraries
+from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Run, Settings
+from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
+from hero.config import Config, load_toml, merge, parse_assignments, validate
+from hero.console import say
+from hero.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from hero.types import RoundStats
+
+__all__ = ["label", "resume"]
+
+_FIXED = ("method", "preset", "task.name", "task.prompts", "model.path")
+"""What a run is. `hero resume` cannot change it: the recipe's other settings would stay as they were."""
+
+
+def resume(
+    run: Run,
+    settings: Settings = None,
+    rounds: Annotated[
+        int | None, typer.Option(metavar="N", help="Rounds in all, those that are done included.")
+    ] = None,
+    processes: Processes = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped, or with more rounds; a finished run says so."""
+    share_work(processes)
+    from hero.run import RunDirectory
+
+    own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
+    directory = RunDirectory.open(run, own)
+    _check_unchanged(RunDirectory.open(run).config, directory.config)
+    checkpoint = directory.load_checkpoint("told")
+    finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds
+    answers = None if finished else evaluator_of(directory.config)
+    quiet_libraries()
+    from hero.tuner import Tuner
+
+    console = Console(stderr=as_json)
+    with interruptible(run), ExitStack() as stack:
+        tuner, people = Tuner.resume(run, own), None
+        config, done = tuner.config, len(tuner.history)
+        if tuner.done:
+            say(console, f"{run} is finished after {done} rounds; `hero resume {run} --rounds {2 * done}` goes on")
+            history: list[RoundStats] | None = tuner.history
+        else:
+            say(console, f"{run} goes on after round {done} of {config.rounds}")
+            if answers is None:
+                served = people_at(run, config, console, host=host, port=port, browser=not no_browser)
+                people = stack.enter_context(served)
+            history = train_to_end(tuner, people or answers, console)
+        del tuner  # its model makes room for the one that is evaluated
+        finish(run, config, history, console, as_json, people)
+
+
+def _check_unchanged(begun: Config, wanted: Config) -> None:
+    """Refuses to make another run out of one that has begun."""
+    for key in _FIXED:
+        before, after = (attrgetter(key)(config) for config in (begun, wanted))
+        if before != after:
+            raise ConfigError(f"{key} cannot change once a run has begun; start a new run with `hero train`")
+
+
+def label(
+    run: Run,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    no_browser: NoBrowser = False,
+) -> None:
+    """Serve the labelling page of a run again, also of one that is trained elsewhere; Ctrl-C closes it."""
+    from hero.page import serving
+
+    if not (run / "config.toml").is_file():
+        raise RunError(f"there is no run in {run}: it holds no config.toml")
+    settings = validate(load_toml(run / "config.toml")).evaluator
+    if settings.name != "web":
+        raise ConfigError(f"{run} is not labelled by people, its evaluator is {settings.name!r}; see --evaluator web")
+    console = Console()
+    with serving(run, settings.store, host=host, port=port, browser=not no_browser) as page:
+        say(console, f"label at {page.address}")
+        try:
+            page.wait()
+        except KeyboardInterrupt:
+            say(console, f"closed; every label is stored, and `hero label {run}` serves the page again")

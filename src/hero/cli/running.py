@@ -1,0 +1,165 @@
+"""A run under way on the command line: its processes, its people, its progress, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from hero.cli.app import print_json, quiet_libraries
+from hero.cli.evaluate import measure
+from hero.cli.options import FAREWELL
+from hero.config import Config
+from hero.console import closing_lines, progress_bar, round_line, say
+from hero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hero.evaluators import Evaluator, LiveEvaluator
+    from hero.evaluators.people import People
+    from hero.tuner import Tuner
+    from hero.types import ImageChunk, RoundStats
+
+__all__ = ["evaluator_of", "finish", "people_at", "share_work", "train_to_end"]
+
+
+def share_work(processes: int | None) -> None:
+    """Starts the processes that were asked for and waits for them; in a process that only helps, helps.
+
+    Comes back in the process that has a run to train.
+    """
+    if "RANK" in os.environ:  # started by torchrun or accelerate, or by the lines below
+        from hero.distributed import is_helper, process_count
+
+        if processes is not None and processes != process_count():
+            raise ConfigError(f"--processes {processes}, but {process_count()} were started already; leave it out")
+        if is_helper():
+            quiet_libraries()
+            from hero.learner import help_main
+
+            help_main()
+            raise typer.Exit
+    elif processes is not None and processes > 1:
+        from hero.distributed import launch
+
+        raise typer.Exit(launch(processes, ["-m", "hero", *sys.argv[1:]]))
+
+
+def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
+    """Who answers in this process; None where people do, at their page."""
+    from hero.evaluators import resolve
+
+    return None if config.evaluator.name == "web" else resolve(config)
+
+
+@contextmanager
+def people_at(
+    run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool
+) -> Iterator[People]:
+    """The people at the page of `run`, which is served within."""
+    from hero.evaluators.people import People
+    from hero.feedback import LabelStore
+    from hero.page import serving
+
+    shared = config.evaluator.store
+    with (
+        LabelStore(shared or run / "feedback.db") as store,
+        serving(run, shared, host=host, port=port, browser=browser) as page,
+    ):
+        say(console, f"label at {page.address}")
+        yield People(store, config.evaluator)
+        time.sleep(FAREWELL)
+
+
+def train_to_end(
+    tuner: Tuner, evaluator: People | Evaluator | LiveEvaluator | None, console: Console
+) -> list[RoundStats] | None:
+    """Trains what is left to train; returns the figures of every round, or None if people stopped the run."""
+    from hero.attended import train_with_people
+    from hero.evaluators.people import People
+
+    assert evaluator is not None
+    per_round = tuner.config.sampling.images_per_round
+    drawn = 0
+
+    def where() -> str:
+        return f"round {tuner.round}/{tuner.config.rounds}"
+
+    def advance(completed: int, what: str) -> None:
+        update(completed, what, tuner.config.rounds * per_round)  # people may add rounds
+
+    with progress_bar(console, where(), tuner.config.rounds * per_round) as update:
+        advance(len(tuner.history) * per_round, f"{where()} drawing")
+
+        def on_chunk(chunk: ImageChunk) -> None:
+            nonlocal drawn
+            drawn += len(chunk.images)
+            doing = "drawing" if drawn < chunk.total else "learning"
+            advance((chunk.round - 1) * per_round + drawn, f"{where()} {doing}")
+
+        def on_round(stats: RoundStats) -> None:
+            nonlocal drawn
+            drawn = 0
+            say(console, round_line(stats, tuner.config.rounds))
+            if not tuner.done:
+                advance(stats.round * per_round, f"{where()} drawing")
+
+        with tuner:
+            if isinstance(evaluator, People):
+                done = train_with_people(tuner, evaluator, on_chunk=on_chunk, on_round=on_round)
+                return tuner.history if done else None
+            return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
+
+
+def finish(
+    run: Path,
+    config: Config,
+    history: list[RoundStats] | None,
+    console: Console,
+    as_json: bool,
+    people: People | None = None,
+) -> None:
+    """Evaluates, writes the report and says what came of the run; of one that people stopped (None), how to go on."""
+    if history is None:
+        say(console, f"stopped, everything is saved; `hero resume {run}` goes on from here")
+        return
+    from hero.report import write_report
+    from hero.trained import TrainedRun
+
+    result = None
+    if config.evaluation.after_training:
+        heard = None if people is None else people.evaluating
+        result = _evaluation_of(run, labels=history[-1].labels) or measure(TrainedRun(run), console, heard=heard)
+        write_report(run)
+    if people is not None:
+        people.say("stopped", message=f"The run has ended; `hero resume {run} --rounds {2 * len(history)}` goes on.")
+    if not as_json:
+        say(console, *closing_lines(run, len(history), result))
+        return
+    report_file = run / "report.html"
+    print_json(
+        {
+            "run": str(run),
+            "lora": str(run / "lora" / "pytorch_lora_weights.safetensors"),
+            "metrics": str(run / "metrics.jsonl"),
+            "report": str(report_file) if report_file.is_file() else None,
+            "rounds": [stats.to_dict() for stats in history],
+            "evaluation": result,
+        }
+    )
+
+
+def _evaluation_of(run: Path, labels: int) -> dict[str, Any] | None:
+    """The evaluation on disk if it is of the model as it is after `labels` labels."""
+    try:
+        result: dict[str, Any] = json.loads((run / "evaluation" / "result.json").read_text(encoding="utf-8"))
+        return result if result["labels"] == labels else None
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,107 @@
+"""`hero export` and `hero feedback`: LoRAs and labels for other programs, and labels from elsewhere."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hero.cli.app import Group, interruptible, quiet_libraries
+from hero.cli.options import Run, Settings
+from hero.config import load_toml, merge, parse_assignments, validate
+from hero.console import say
+
+__all__ = ["FormatChoice", "export", "feedback_app", "feedback_export", "feedback_import"]
+
+
+class FormatChoice(StrEnum):
+    """Formats of `hero export`."""
+
+    DIFFUSERS = "diffusers"
+    KOHYA = "kohya"
+    FUSED = "fused"
+
+
+def export(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder to make; for kohya a file that ends in .safetensors.")
+    ],
+    format_: Annotated[
+        FormatChoice,
+        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+    ] = FormatChoice.DIFFUSERS,
+) -> None:
+    """Write what a run has learnt for other programs, with a model card."""
+    from hero.run import RunDirectory
+
+    RunDirectory.open(run)  # a wrong folder is told at once, before torch is imported
+    quiet_libraries()
+    from hero.export import export as write
+
+    say(Console(), str(write(run, format_.value, out)))
+
+
+feedback_app = typer.Typer(cls=Group, no_args_is_help=True, help="Labels out of a run, and into a new one.")
+
+
+@feedback_app.command("export")
+def feedback_export(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="jsonl (every mark, with images), parquet (an image a row) or pickapic."
+        ),
+    ] = "jsonl",
+) -> None:
+    """Write a run's labels, with their images, for other programs or for `hero feedback import`."""
+    from hero.feedback.export import export_feedback
+
+    exported = export_feedback(run, format_, out)
+    lines = [f"{exported.rows} rows   {exported.file}"]
+    if exported.missing:
+        lines.append(f"{len(exported.missing)} images are gone from the run, {exported.missing[0]} for one")
+    say(Console(), *lines)
+
+
+@feedback_app.command("import")
+def feedback_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or one of your own.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Start a run from labels that exist; `hero resume` goes on with it."""
+    from hero.feedback.importing import read_labels
+    from hero.methods import configure
+    from hero.run import RunDirectory
+
+    labels = read_labels(file)
+    beside = file.parent / "config.toml"
+    own = parse_assignments(settings or [])
+    if config_file is None and not beside.is_file():
+        config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)
+    else:
+        config = validate(merge(load_toml(config_file or beside), own))
+    RunDirectory.check_free(out)
+    quiet_libraries()
+    from hero.starting import start_from_labels
+
+    console = Console()
+    with interruptible(out):
+        started = start_from_labels(
+            labels, config, out, on_round=lambda round_: say(console, f"round {round_}: the same images, learnt from")
+        )
+    if started.seeded:
+        say(console, f"{started.seeded} labelled images came in as round 0: representation and best image, no more")
+    if started.unused:
+        say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
+    say(console, f"hero resume {out}  # goes on learning")
