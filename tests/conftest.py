@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads anything; else names on the hub are tried for half a minute
 
 import pytest
 import torch
@@ -21,6 +22,9 @@ from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import build_tokenizer
 
 torch.set_num_threads(1)
+
+LONGEST = ("test_page", "test_learning", "test_train_web", "test_people", "test_distributed", "test_docs", "test_run")
+"""Files that take longest, longest first: each goes to one process, and begun last they would be waited for alone."""
 
 TINY: dict[str, Any] = {
     "model": {"device": "cpu", "threads": 1, "dtype": "float32", "gradient_checkpointing": False},
@@ -36,6 +40,11 @@ TINY: dict[str, Any] = {
     "representation": {"width": 16, "epochs": 5, "batch_size": 16, "learning_rate": 1e-3},
     "update": {"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3, "learning_rate": 1e-3},
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")

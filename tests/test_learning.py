@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not model_path().is_dir(), reason="the bundled model is not in this checkout"),
 ]
 
-HELD_OUT = 48
+HELD_OUT = 32
 
 
 def warmth(image: Image.Image) -> float:
@@ -57,12 +57,12 @@ def effect_of_training(evaluator: Callable[[ImageBatch], Feedback], out: Path) -
     config = configure(
         "blue-rose",
         method="ddpo",
-        rounds=4,
+        rounds=3,
         images_per_round=32,
         settings={
             "reward": {"kind": "score"},
-            "sampling": {"num_steps": 10},
-            "update": {"images_per_step": 32, "inner_epochs": 2, "learning_rate": 1e-3},
+            "sampling": {"num_steps": 8, "guidance_scale": 1.0},
+            "update": {"images_per_step": 32, "inner_epochs": 2, "timesteps_per_image": 4, "learning_rate": 1e-3},
             "evaluator": {"name": "python"},
         },
     )
@@ -74,7 +74,7 @@ def effect_of_training(evaluator: Callable[[ImageBatch], Feedback], out: Path) -
 
 
 LEARNT = 1.5
-"""Measured: 2.5 with honest scores, 0.6 with shuffled ones (any update drifts somewhere)."""
+"""Measured: 2.4 with honest scores, 0.6 with shuffled ones (any update drifts somewhere)."""
 
 
 def test_policy_gradient_learns_a_score(tmp_path: Path) -> None:
@@ -85,6 +85,7 @@ def test_the_same_check_fails_on_shuffled_scores(tmp_path: Path) -> None:
     assert not effect_of_training(shuffled, tmp_path / "run") > LEARNT
 
 
+@pytest.mark.slow
 def test_hero_raises_success_from_refined_noise(tmp_path: Path) -> None:
     config = configure("blue-rose", rounds=4, settings={"evaluation": {"images": 64}})
     with Tuner(config, tmp_path / "run") as tuner:
