@@ -235,6 +235,8 @@ def test_continuing_keeps_tokenizer_and_autoencoder(made: Path, tmp_path: Path) 
         assert torch.equal(second.vae.state_dict()[name], value)
     moved = [(second.unet.state_dict()[name] - value).abs().max() for name, value in first.unet.state_dict().items()]
     assert 0 < max(moved) < 0.01
+    texts = [file.read_text() for file in (tmp_path / "model").rglob("*.json")]
+    assert not [text for text in texts if str(tmp_path) in text or str(made) in text]  # nobody's folders go out
 
 
 def test_wrong_input_is_one_line_and_status_2(
