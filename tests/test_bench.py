@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from hero.bench.base import contact_sheet
+from hero.bench.eye import compare, join, split
 from hero.bench.pictures import before_after
 from hero.bench.success import cluster_interval, summarise, to_markdown, write_results
 from hero.errors import RunError
@@ -114,3 +115,24 @@ def test_contact_sheets_show_successes_first() -> None:
     assert sheet.getpixel((34, 34)) == (255, 255, 255)
     assert sheet.getpixel((0, 0)) == (38, 160, 96)
     assert sheet.getpixel((68, 0)) == (196, 70, 62)
+
+
+def test_an_eye_and_a_judge_are_compared_image_by_image() -> None:
+    found = compare([True, False, True, False], [0, 1])
+    assert (found["agreement"], found["eye"], found["judge"]) == (0.5, 0.5, 0.5)
+    assert (found["good for the eye alone"], found["good for the judge alone"]) == ([1], [2])
+    low, high = found["interval"]
+    assert 0 < low < 0.5 < high < 1
+
+
+@pytest.mark.parametrize("good", [[0, 0], [4], [-1]])
+def test_labels_of_images_that_are_not_there_are_refused(good: list[int]) -> None:
+    with pytest.raises(RunError, match="twice, or one that is not among 0 to 3"):
+        compare([True] * 4, good)
+
+
+def test_a_sheet_gives_back_the_images_it_was_made_of() -> None:
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(16)]
+    again = split(join(images))
+    assert [np.array_equal(a, b) for a, b in zip(images, again, strict=True)] == [True] * 16
