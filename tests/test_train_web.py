@@ -121,6 +121,19 @@ def page_of(process: subprocess.Popen[str]) -> Page:
     raise AssertionError("".join(said))
 
 
+def lora(run: Path) -> bytes:
+    return (run / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
+
+
+def lora_by_hand(config: Config, run: Path) -> bytes:
+    """What the same labels teach from Python."""
+    with Tuner(config, run) as tuner:
+        while not tuner.done:
+            batch = tuner.ask()
+            tuner.tell(Feedback.from_good(batch, [batch.ids[k] for k in GOOD], batch.ids[BEST]))
+    return lora(run)
+
+
 @pytest.fixture(scope="module")
 def config(tiny_config: Callable[..., Config]) -> Config:
     return tiny_config(
@@ -182,12 +195,25 @@ def test_a_run_is_labelled_killed_labelled_meanwhile_and_resumed(config: Config,
     assert (run / "report.html").is_file()
     assert os.stat(run / ".web-token").st_mode & 0o077 == 0
 
-    with Tuner(config, tmp_path / "twin") as tuner:
-        while not tuner.done:
-            batch = tuner.ask()
-            tuner.tell(Feedback.from_good(batch, [batch.ids[k] for k in GOOD], batch.ids[BEST]))
-    lora = Path("lora") / "pytorch_lora_weights.safetensors"
-    assert (run / lora).read_bytes() == (tmp_path / "twin" / lora).read_bytes()
+    assert lora(run) == lora_by_hand(config, tmp_path / "twin")
+
+
+@pytest.mark.slow
+def test_people_teach_a_run_of_two_processes_what_they_teach_one(config: Config, tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", tmp_path / "settings.toml"
+    settings.write_text(config.to_toml())
+    options = ["--processes", "2", "--no-evaluate", "--no-browser", "--port", "0"]
+    with hero("train", "--config", settings, "--out", run, *options) as training:
+        page = page_of(training)
+        for round_ in (1, 2):
+            page.wait_for(drawn(round_))
+            page.mark(round_, good(round_))
+            page.submit(round_)
+        page.wait_for(lambda state: state["phase"]["phase"] == "finished")
+        page.command("finish")
+        said = training.communicate(timeout=PATIENCE)[0]
+        assert training.returncode == 0, said
+    assert lora(run) == lora_by_hand(config, tmp_path / "twin")
 
 
 @pytest.mark.learns
