@@ -272,8 +272,7 @@ class _Main:
         self._parameters = parameters
 
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
-        if self._broken:
-            raise TrainingError("the processes are no longer together after a failure; `hero resume` goes on")
+        self._check_together()
         while self._awaited:  # no collective yet: loading a model takes as long as it takes
             process = self._awaited[0]
             if problem := self._link.wait_for(f"ready/{process}"):
@@ -301,6 +300,10 @@ class _Main:
                     self._broadcast(False)
                     break
                 self._gather(None)  # the helpers are at it
+
+    def _check_together(self) -> None:
+        if self._broken:
+            raise TrainingError("the processes are no longer together after a failure; `hero resume` goes on")
 
     def _command(self, name: str) -> None:
         self._link.store.set(f"command/{next(self._commands)}", name)
