@@ -422,7 +422,8 @@ for name in sys.argv[1:]:
         noise = torch.randn(2, *policy.latent_shape, generator=source)
         latents = draw(policy, rows, MicroBatch(range(2), zeros, noise, 0, "noise", 1)).trajectory.latents
         transition = policy.transition(latents[:, 1], zeros + 1, rows.rows(zeros))
-        gradients = torch.autograd.grad(transition.log_prob(latents[:, 2]).sum(), policy.parameters(), allow_unused=True)
+        loss = transition.log_prob(latents[:, 2]).sum()
+        gradients = torch.autograd.grad(loss, policy.parameters(), allow_unused=True)
         results.append((latents, [g for g in gradients if g is not None]))
     (drawn, wanted), (again, found) = results
     assert torch.equal(drawn, again), name
