@@ -39,6 +39,8 @@ ONE_PROMPT: dict[str, Any] = {"task": {"prompts": ["a cat"]}}
         ({"task": {"prompts": ["a", " "]}}, "no empty one"),
         ({"task": {"prompts": ["a", "a"]}}, "twice"),
         ({"seed": -1}, "seed = -1"),
+        ({"distributed": {"shard": True}, "model": {"compile": True}}, "does not go with model.compile"),
+        ({"distributed": {"shard": True}, "model": {"device": "cuda:1"}}, "leave it at auto"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any], said: str) -> None:

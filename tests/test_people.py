@@ -42,7 +42,7 @@ KILLED_AT: dict[str, tuple[Any, str, int]] = {
     "submitted, not yet taken in": (LabelStore, "conclude", 2),
     "taken in, nothing learnt": (Tuner, "_learn_in_memory", 2),
     "learnt, nothing told": (Learner, "publish", 2),
-    "while previews are drawn": (hero.attended, "draw_images", 3),
+    "while previews are drawn": (hero.attended, "rollout", 3),
     "while an event is written": (Channel, "publish", 12),
 }
 """Where → (owner, function, which call of it never begins). Images are written twice a round, and once as previews."""

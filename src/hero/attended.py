@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from hero.evaluators.people import People, RunStopped
 from hero.noise import StandardNoise
-from hero.rollout import draw_images
+from hero.rollout import rollout
 from hero.suggestions import Suggester
 from hero.tasks import TASKS
 from hero.tuner import Tuner
@@ -146,14 +148,23 @@ class _Attended:
         config, count = tuner.config, tuner.config.evaluator.previews
         if count == 0 or round_ in self._previewed:
             return
-        prompts = [config.task.prompts[k % len(config.task.prompts)] for k in range(count)]
+        index = torch.arange(count) % len(config.task.prompts)
+        prompts = [config.task.prompts[k] for k in index.tolist()]
         noise = StandardNoise().sample(
             prompts, tuner.policy.latent_shape, seed=config.seed, round_=0, stage="preview-noise"
         )
-        size = config.sampling.micro_batch
-        images = draw_images(
-            tuner.policy, prompts, noise, seed=config.seed, stage="preview-step-noise", micro_batch=size
+        chunks = rollout(
+            tuner.policy,
+            tuner.learner.conditioning,
+            index,
+            noise,
+            seed=config.seed,
+            round_=0,
+            micro_batch=config.sampling.micro_batch,
+            stage="preview-step-noise",
+            workers=tuner.learner.workers,
         )
+        images = [image for chunk in chunks for image in chunk.images]
         ids = [image_id(round_, k).replace("r", "p", 1) for k in range(count)]
         tuner.directory.write_images(round_, dict(zip(ids, images, strict=True)))
         shown = [{"id": i, "prompt": prompt} for i, prompt in zip(ids, prompts, strict=True)]

@@ -271,6 +271,11 @@ class DistributedConfig(_Stage):
         gt=0,
         description="Seconds that an exchange of results may take; waiting for a person is none, and has no limit.",
     )
+    shard: bool = Field(
+        False,
+        description="Whether each process keeps its part of the denoiser only, and gets the others' when it computes "
+        "(FSDP); also on under an accelerate configuration for FSDP. With one process nothing changes.",
+    )
 
 
 class TrackingConfig(_Stage):
@@ -314,6 +319,13 @@ class Config(_Stage):
             )
         if self.sampling.images_per_round < len(self.task.prompts):
             raise ValueError("sampling.images_per_round is smaller than the number of prompts")
+        if self.distributed.shard and self.model.compile:
+            raise ValueError("distributed.shard does not go with model.compile; turn one of them off")
+        if self.distributed.shard and ":" in self.model.device:
+            raise ValueError(
+                f"model.device is {self.model.device}, but with distributed.shard each process takes a GPU of its own; "
+                "leave it at auto"
+            )
         return self
 
     def to_toml(self) -> str:

@@ -3,6 +3,10 @@
 `map` is the only thing they do together: micro-batch k goes to process k mod N, and results come back in order, so that
 what is made of them does not depend on N. Between two maps helpers wait for a key in the process group's store, with no
 collective in flight: a person may take a day. They keep no state; the trained parameters go out with every map.
+
+Where the processes share one denoiser (`distributed.shard`), a task is a collective, too: they do the same one at the
+same time, with or without an item of their own. One that fails in the middle of it leaves the others waiting there, for
+the time that an exchange may take, and then the run is over.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -24,8 +29,9 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.device_mesh import DeviceMesh
 
-from hero.config import Config, validate
+from hero.config import Config, merge, validate
 from hero.errors import ConfigError, HeroError, TrainingError
 
 __all__ = ["Alone", "Helper", "Task", "Workers", "connect", "is_helper", "launch", "process_count"]
@@ -36,15 +42,24 @@ Task = Callable[[Any], Any]
 _PAUSES = (0.001, 1.0)
 """Seconds between two looks for a key, at first and at last."""
 
+_SHARDING = {"cpu": "gloo", "cuda": "nccl"}
+"""Device → what moves the parts of a denoiser on it."""
+
 _STOP = "stop"
 _runs = count()
 """Tells apart the runs that one set of processes trains one after another; all count alike."""
 
 
 class Workers(Protocol):
-    """The processes that a run has. `size` is their number."""
+    """The processes that a run has.
+
+    Attributes:
+        size: their number.
+        mesh: what they share the denoiser over; None where each has it whole.
+    """
 
     size: int
+    mesh: DeviceMesh | None
 
     def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
         """To be called once, before `map`.
@@ -73,6 +88,7 @@ class Alone:
     """One process."""
 
     size = 1
+    mesh: DeviceMesh | None = None
 
     def __init__(self, tasks: Mapping[str, Task] | None = None) -> None:
         self._tasks = tasks or {}
@@ -101,7 +117,7 @@ def connect(config: Config) -> Workers:
     """The main process's workers: itself, and the helpers there are, who now load the model of `config`, too.
 
     Raises:
-        ConfigError: started under FSDP or DeepSpeed, which would shard what is needed whole.
+        ConfigError: started under DeepSpeed or Megatron-LM, or settings that do not go with FSDP.
         TrainingError: this is a helper, or the others do not answer.
     """
     if process_count() == 1:
@@ -129,11 +145,11 @@ class _Link:
     """The store and the gloo group that the processes of a run talk through."""
 
     def __init__(self) -> None:
-        for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+        for name in ("DEEPSPEED", "MEGATRON_LM"):
+            if _accelerate_uses(name):
                 raise ConfigError(
-                    f"accelerate is configured for {name}, which would shard a model that every process needs whole; "
-                    "use a plain multi-GPU configuration, see docs/distributed.md"
+                    f"accelerate is configured for {name}, which shards models in a way that is not supported; "
+                    "use a plain multi-GPU configuration or FSDP, see docs/distributed.md"
                 )
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
@@ -143,11 +159,25 @@ class _Link:
         # A connection of its own: waiting on it must not hold up the process group's.
         store: Any = dist.distributed_c10d._get_default_store()
         self.store = PrefixStore(f"hero/{next(_runs)}", store.clone())
+        self.device = state.device.type
         self.group: Any = None
+        self.mesh: DeviceMesh | None = None
 
-    def open_group(self, timeout: float) -> None:
-        """gloo whatever the devices are: what is exchanged lies on the CPU, and is summed in one order."""
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    def open_groups(self, config: Config) -> None:
+        """One for exchanges, and where the denoiser is shared another for its weights.
+
+        Raises:
+            ConfigError: it cannot be shared on this device.
+        """
+        timeout = timedelta(seconds=config.distributed.collective_timeout)
+        # gloo whatever the devices are: what is exchanged lies on the CPU, and is summed in one order.
+        self.group = dist.new_group(backend="gloo", timeout=timeout)
+        if config.distributed.shard:
+            device = "cpu" if config.model.device == "cpu" else self.device
+            if device not in _SHARDING:
+                raise ConfigError(f"distributed.shard is for {' and '.join(_SHARDING)}, not for {device}")
+            group: Any = dist.new_group(backend=_SHARDING[device], timeout=timeout)
+            self.mesh = DeviceMesh.from_group(group, device)
 
     def wait_for(self, key: str) -> str:
         """The value of `key`, however long it takes to be set."""
@@ -179,10 +209,47 @@ class _Link:
         try:
             yield
         except RuntimeError as error:
-            raise TrainingError(
-                f"another of the {self.size} processes ended or did not answer in time ({_reason(error)}); "
-                "the last checkpoint is intact, `hero resume` goes on from it"
-            ) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> TrainingError:
+        """What an exchange that failed with `error` means: a process has said what happened to it, or is gone."""
+        with suppress(dist.DistError):
+            if self.store.check(["failed"]):
+                return TrainingError(self.store.get("failed").decode())
+        return TrainingError(
+            f"another of the {self.size} processes ended or did not answer in time ({_reason(error)}); "
+            "the last checkpoint is intact, `hero resume` goes on from it"
+        )
+
+    def attempt(self, task: Task, item: Any) -> Any:
+        """The result, or what went wrong: the exchange that the others wait for takes place in any case.
+
+        Raises:
+            TrainingError: it went wrong, here or elsewhere, while all were at it together; no exchange is possible now.
+        """
+        try:
+            return task(item)
+        except HeroError as error:  # raised about results, with all passes through the model done
+            return _Failure(self.rank, str(error), error)
+        except Exception as error:
+            if self.mesh is not None:
+                raise self._out_of_step(error) from error
+            if isinstance(error, torch.OutOfMemoryError):
+                return _Failure(self.rank, str(error), error)
+            return _Failure(self.rank, f"{type(error).__name__}: {_first_line(error)}", None)
+
+    def _out_of_step(self, error: Exception) -> TrainingError:
+        """What went wrong; the others are told if it was here."""
+        if _in_collective(error):
+            return self._lost(error)
+        problem = f"process {self.rank} failed: {type(error).__name__}: {_first_line(error)}"
+        if isinstance(error, torch.OutOfMemoryError):
+            problem = (
+                f"process {self.rank} is out of memory, and with distributed.shard micro-batches are not halved; lower "
+                "sampling.micro_batch (drawing) or update.micro_batch (learning)"
+            )
+        self.store.set("failed", problem)
+        return TrainingError(problem)
 
 
 class _Main:
@@ -191,17 +258,21 @@ class _Main:
     def __init__(self, config: Config) -> None:
         self._link = _Link()
         self.size = self._link.size
+        if _accelerate_uses("FSDP"):
+            config = validate(merge(config.model_dump(), {"distributed": {"shard": True}}))
         self._commands = count()
         self._awaited = list(range(1, self.size))
         self._broken = False
         self._link.store.set("config", config.model_dump_json())
-        self._link.open_group(config.distributed.collective_timeout)
+        self._link.open_groups(config)
+        self.mesh = self._link.mesh
 
     def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
         self._tasks = tasks
         self._parameters = parameters
 
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
+        self._check_together()
         while self._awaited:  # no collective yet: loading a model takes as long as it takes
             process = self._awaited[0]
             if problem := self._link.wait_for(f"ready/{process}"):
@@ -212,17 +283,27 @@ class _Main:
         waves = iter(range(0, len(items), self.size))
         try:
             for start in waves:
+                if self.mesh is not None:
+                    self._broadcast(True)
                 with self._breaking():
-                    mine = _attempt(self._tasks[task], items[start], 0)
+                    mine = self._link.attempt(self._tasks[task], items[start])
                 results = self._gather(mine)
                 for result in results[: len(items) - start]:
                     if isinstance(result, _Failure):
                         result.raise_()
                     yield result
         finally:
-            for _ in waves:  # nobody wants the rest, but the helpers are at it
-                if not self._broken:
-                    self._gather(None)
+            for _ in waves:  # nobody wants the rest
+                if self._broken:
+                    break
+                if self.mesh is not None:
+                    self._broadcast(False)
+                    break
+                self._gather(None)  # the helpers are at it
+
+    def _check_together(self) -> None:
+        if self._broken:
+            raise TrainingError("the processes are no longer together after a failure; `hero resume` goes on")
 
     def _command(self, name: str) -> None:
         self._link.store.set(f"command/{next(self._commands)}", name)
@@ -245,7 +326,7 @@ class _Main:
             raise
 
     def stop(self) -> None:
-        if not self._broken:
+        if not self._broken or self.mesh is not None:  # see Helper.serve
             self._command(_STOP)
         self._broken = True
 
@@ -255,12 +336,14 @@ class Helper:
 
     Attributes:
         config: of the run, as the main process has it.
+        mesh: see `Workers`.
     """
 
     def __init__(self) -> None:
         self._link = _Link()
         self.config = validate(json.loads(self._link.wait_for("config")))
-        self._link.open_group(self.config.distributed.collective_timeout)
+        self._link.open_groups(self.config)
+        self.mesh = self._link.mesh
 
     def serve(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
         """Does what the main process asks for, until it says that there is no more.
@@ -277,10 +360,24 @@ class Helper:
             with torch.no_grad():
                 for parameter, value in zip(parameters, values, strict=True):
                     parameter.copy_(value)
-            rank, size = self._link.rank, self._link.size
-            for start in range(0, len(items), size):
-                mine = start + rank
-                self._link.gather(_attempt(tasks[name], items[mine], rank) if mine < len(items) else None)
+            try:
+                self._work(tasks[name], items)
+            except TrainingError:
+                if self.mesh is None:
+                    raise
+                # To end here would end the main process before it can say what went wrong; it gives no more work.
+
+    def _work(self, task: Task, items: Sequence[Any]) -> None:
+        for start in range(0, len(items), self._link.size):
+            if self.mesh is not None and not self._link.broadcast():
+                return  # the rest is not wanted
+            mine = start + self._link.rank
+            if mine < len(items):
+                self._link.gather(self._link.attempt(task, items[mine]))
+            else:
+                if self.mesh is not None:  # the others cannot do theirs without this one
+                    self._link.attempt(task, items[-1])
+                self._link.gather(None)
 
     def refuse(self, problem: str) -> None:
         """Tells the main process why this one cannot serve."""
@@ -290,14 +387,14 @@ class Helper:
         self._link.store.set(f"ready/{self._link.rank}", problem)
 
 
-def _attempt(task: Task, item: Any, process: int) -> Any:
-    """The result, or what went wrong: the exchange that the others wait for takes place in any case."""
-    try:
-        return task(item)
-    except (HeroError, torch.OutOfMemoryError) as error:
-        return _Failure(process, str(error), error)
-    except Exception as error:
-        return _Failure(process, f"{type(error).__name__}: {_first_line(error)}", None)
+def _accelerate_uses(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+
+
+def _in_collective(error: Exception) -> bool:
+    """Whether it was raised within torch.distributed, and not for want of memory."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].startswith("torch.distributed") and not isinstance(error, torch.OutOfMemoryError)
 
 
 def _reason(error: BaseException) -> str:

@@ -186,7 +186,7 @@ def help_main() -> None:
     helper = Helper()
     config = helper.config
     try:
-        policy = load_policy(config)
+        policy = load_policy(config, helper.mesh)
     except ModelError as error:
         helper.refuse(str(error))
         raise

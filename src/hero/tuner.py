@@ -57,7 +57,7 @@ class Tuner:
         if config.evaluator.store is not None:
             LabelStore.check_free(config.evaluator.store)
         workers = connect(config)
-        policy = load_policy(config)
+        policy = load_policy(config, workers.mesh)
         directory = RunDirectory.create(out, config)
         with _unlocked_on_failure(directory):
             self._attach(directory, policy, workers)
@@ -81,7 +81,7 @@ class Tuner:
         with _unlocked_on_failure(directory):
             tuner = cls.__new__(cls)
             workers = connect(directory.config)
-            tuner._attach(directory, load_policy(directory.config), workers)
+            tuner._attach(directory, load_policy(directory.config, workers.mesh), workers)
             tuner._restore()
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())

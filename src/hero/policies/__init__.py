@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch.distributed.device_mesh import DeviceMesh
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, nearest
@@ -172,11 +173,15 @@ def load_pipeline(config: ModelConfig) -> Any:
     return pipeline
 
 
-def load_policy(config: Config) -> Policy:
+def load_policy(config: Config, mesh: DeviceMesh | None = None) -> Policy:
     """Loads the model of `config` and puts a fresh LoRA on it; sets torch's threads if `config` names a number.
 
+    Args:
+        mesh: the processes that share the denoiser, each with a part of it; they then have to run it together. None:
+            it is whole here.
+
     Raises:
-        ModelError: see `load_pipeline`; or a scheduler or size that the policy cannot use.
+        ModelError: see `load_pipeline`; or a scheduler, size or device that the policy cannot use.
     """
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
@@ -186,5 +191,7 @@ def load_policy(config: Config) -> Policy:
     from hero.policies.pipeline import PipelinePolicy
 
     device = resolve_device(config.model.device)
+    if mesh is not None and device.type != mesh.device_type:
+        raise ModelError(f"model.device is {device.type} here, but the processes share a model on {mesh.device_type}")
     family = family_of(type(pipeline).__name__)(pipeline, config.sampling, device)
-    return PipelinePolicy(pipeline, family, config, device=device)
+    return PipelinePolicy(pipeline, family, config, device=device, mesh=mesh)

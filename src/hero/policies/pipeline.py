@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from torch.distributed.device_mesh import DeviceMesh
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError
 from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows, encode_kl
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
+from hero.policies.sharding import shard_frozen
 from hero.transitions import Transition
 
 __all__ = ["PipelinePolicy", "repeated_blocks"]
@@ -33,7 +35,9 @@ def repeated_blocks(denoiser: Any) -> list[torch.nn.Module]:
 class PipelinePolicy:
     """`pipeline`, as `family` describes it, behind the inner convention of `hero.policies.Policy`."""
 
-    def __init__(self, pipeline: Any, family: Family, config: Config, *, device: torch.device) -> None:
+    def __init__(
+        self, pipeline: Any, family: Family, config: Config, *, device: torch.device, mesh: DeviceMesh | None = None
+    ) -> None:
         if config.sampling.true_cfg_scale > 1 and not family.true_cfg:
             raise ModelError(
                 f"sampling.true_cfg_scale is for guidance-distilled models; {type(pipeline).__name__} is guided by "
@@ -55,9 +59,13 @@ class PipelinePolicy:
         for name, modules in self._parts.items():
             for module in modules:
                 _move(module.requires_grad_(False), _CPU if name in self._offload else device)
-        _move(self.denoiser, device)
+        self._sharded = mesh is not None
+        if mesh is None:
+            _move(self.denoiser, device)
         add_lora(self.denoiser, config.lora, family.layers, config.seed)
         self._apply(config.model)
+        if mesh is not None:  # from the CPU, block by block: the device never holds the whole
+            shard_frozen(self.denoiser, repeated_blocks(self.denoiser), mesh, device)
 
     def _apply(self, options: ModelConfig) -> None:
         """The options that trade time for memory, or a slow start for speed."""
@@ -77,11 +85,11 @@ class PipelinePolicy:
 
     @contextmanager
     def _present(self, name: str) -> Iterator[None]:
-        """Within it that part is on the device, however it waits; text encoders take the denoiser's place."""
+        """Within it that part is on the device, however it waits; text encoders take a whole denoiser's place."""
         if name not in self._offload:
             yield
             return
-        away = [self.denoiser] if name == "text-encoders" else []
+        away = [self.denoiser] if name == "text-encoders" and not self._sharded else []
         for modules, place in ((away, _CPU), (self._parts[name], self.device)):
             for module in modules:
                 module.to(place)
