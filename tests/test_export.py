@@ -121,6 +121,15 @@ def test_a_fused_pipeline_is_a_plain_one_with_the_policys_output(
     assert text_encoder_bytes(pipeline) == text_encoder_bytes(plain)
 
 
+def test_others_may_read_what_is_for_other_programs(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a-file").write_text("as open as the umask lets it be")
+    for format_, name in (("diffusers", "folder"), ("kohya", "lora.safetensors"), ("fused", "pipeline")):
+        export(run, format_, tmp_path / name)
+    given = [*tmp_path.rglob("*.safetensors"), *(run / "lora").iterdir(), run / "refined_noise.safetensors"]
+    assert len(given) >= 8
+    assert {file.stat().st_mode for file in given} == {(tmp_path / "a-file").stat().st_mode}
+
+
 def test_exporting_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     def written(out: Path) -> dict[str, bytes]:
         if out.is_file():

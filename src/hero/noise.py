@@ -15,7 +15,7 @@ from typing import Protocol, Self
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hero.config import NoiseConfig
 from hero.seeding import generator, normal
@@ -171,7 +171,7 @@ class FeedbackNoise:
         Equal distributions give equal bytes: safetensors shuffles metadata, hence one entry for all of it.
         """
         about = {"prompts": self.prompts, "best_share": self.best_share, "epsilon": self.epsilon}
-        save_file(self.state_dict(), path, metadata={"feedback_noise": json.dumps(about)})
+        path.write_bytes(save(self.state_dict(), metadata={"feedback_noise": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -82,6 +82,8 @@ def _fused(result: RunResult, out: Path) -> None:
     pipeline.fuse_lora(components=[result.component])
     pipeline.unload_lora_weights()
     pipeline.save_pretrained(out)
+    for weights in out.rglob("*.safetensors"):  # written for their owner alone
+        weights.chmod((out / "model_index.json").stat().st_mode)
     _copy_noise(result, out)
 
 

@@ -110,11 +110,15 @@ def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
 
 
 def sort_metadata(file: Path) -> None:
-    """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order."""
+    """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order.
+
+    The file becomes as readable as the umask lets it: its writer makes it readable for its owner alone.
+    """
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    file.unlink()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
