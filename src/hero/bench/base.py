@@ -29,15 +29,17 @@ _TILE, _MARGIN, _COLUMNS = 64, 2, 16
 _GOOD, _BAD = (38, 160, 96), (196, 70, 62)
 
 
-def draw_base(policy: Policy, task: Task, images: int) -> list[Image.Image]:
-    """`images` images of the base model for `task`, prompts in turn, on the held-out noises of evaluation."""
+def draw_base(
+    policy: Policy, task: Task, images: int, *, seed: int | None = None, stage: str = "evaluation"
+) -> list[Image.Image]:
+    """`images` images of the base model for `task`, prompts in turn; default: on evaluation's held-out noises."""
     config = configure(task.name)
     prompts = [task.prompts[i % len(task.prompts)] for i in range(images)]
-    seed = config.evaluation.seed
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage="evaluation-noise")
+    seed = config.evaluation.seed if seed is None else seed
+    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=f"{stage}-noise")
     with policy.frozen():
         return draw_images(
-            policy, prompts, noise, seed=seed, stage="evaluation-step-noise", micro_batch=config.sampling.micro_batch
+            policy, prompts, noise, seed=seed, stage=f"{stage}-step-noise", micro_batch=config.sampling.micro_batch
         )
 
 

@@ -18,30 +18,17 @@ from typing import Any
 from PIL import Image
 
 from hero import __version__
-from hero.bench.base import contact_sheet
+from hero.bench.base import contact_sheet, draw_base
 from hero.errors import RunError
 from hero.evaluation import wilson_interval
 from hero.methods import configure
-from hero.noise import StandardNoise
-from hero.policies import Policy, load_policy
-from hero.rollout import draw_images
-from hero.tasks import TASKS, Task
+from hero.policies import load_policy
+from hero.tasks import TASKS
 
 __all__ = ["compare", "join", "main", "split"]
 
 _TILE, _COLUMNS, _SEED = 64, 8, 777
 """The seed is no benchmark's: nobody has seen these images."""
-
-
-def draw(policy: Policy, task: Task, images: int) -> list[Image.Image]:
-    """`images` images of the base model for `task`, prompts in turn, from fresh noise."""
-    config = configure(task.name)
-    prompts = [task.prompts[i % len(task.prompts)] for i in range(images)]
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=_SEED, round_=0, stage="eye-noise")
-    with policy.frozen():
-        return draw_images(
-            policy, prompts, noise, seed=_SEED, stage="eye-step-noise", micro_batch=config.sampling.micro_batch
-        )
 
 
 def join(images: Sequence[Image.Image]) -> Image.Image:
@@ -95,7 +82,9 @@ def main() -> None:
     policy = load_policy(configure()) if missing else None
     for task in missing:
         assert policy is not None
-        join(draw(policy, task, arguments.images)).save(out / f"{task.name}.png", optimize=True)
+        join(draw_base(policy, task, arguments.images, seed=_SEED, stage="eye")).save(
+            out / f"{task.name}.png", optimize=True
+        )
         print(f"{task.name}: drawn", flush=True)
     labels = out / "labels.json"
     marked = json.loads(labels.read_text(encoding="utf-8")) if labels.is_file() else {}
