@@ -13,8 +13,10 @@ from PIL import Image
 from hero.bench.base import contact_sheet
 from hero.bench.eye import compare, join, split
 from hero.bench.pictures import before_after
-from hero.bench.success import cluster_interval, summarise, to_markdown, write_results
+from hero.bench.success import cluster_interval, run_success, summarise, to_markdown, write_results
+from hero.bench.transfer import measure_transfer, write_transfer
 from hero.errors import RunError
+from hero.tasks import TASKS
 
 
 def evaluation(base: list[bool], fresh: list[bool], refined: list[bool] | None, **changes: Any) -> dict[str, Any]:
@@ -136,3 +138,55 @@ def test_a_sheet_gives_back_the_images_it_was_made_of() -> None:
     images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(16)]
     again = split(join(images))
     assert [np.array_equal(a, b) for a, b in zip(images, again, strict=True)] == [True] * 16
+
+
+@pytest.fixture(scope="module")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Four tiny runs that two processes shared, and what was reported of them."""
+    out, lines = tmp_path_factory.mktemp("bench"), []
+    settings = {
+        "rounds": 1,
+        "sampling": {"images_per_round": 8, "num_steps": 4},
+        "update": {"timesteps_per_image": 2},
+        "representation": {"epochs": 2},
+    }
+    cells = run_success(
+        ["green-view"], ["hero", "noise-only"], [0, 1], out, images=8, settings=settings, jobs=2, report=lines.append
+    )
+    assert [(cell.method, cell.seeds, cell.images) for cell in cells] == [("hero", 2, 8), ("noise-only", 2, 8)]
+    return out, lines
+
+
+def test_processes_share_a_benchmark_and_finished_runs_are_read(shared_runs: tuple[Path, list[str]]) -> None:
+    out, lines = shared_runs
+    assert len(lines) == 4
+    runs = sorted(out.glob("runs/*/evaluation/result.json"))
+    assert len(runs) == 4
+    before = [path.stat().st_mtime_ns for path in runs]
+    again = run_success(["green-view"], ["hero"], [0, 1], out, images=8, report=lines.append)
+    assert [path.stat().st_mtime_ns for path in runs] == before
+    assert again[0].seeds == 2
+    # Four steps suffice to compare a run with the same one in this process: figures do not depend on who measures.
+    base = [json.loads(path.read_text())["details"]["verdicts"]["base"] for path in runs]
+    assert base == [base[0]] * 4
+
+
+def test_transfer_is_measured_once_and_read_after(shared_runs: tuple[Path, list[str]]) -> None:
+    out, _ = shared_runs
+    lines: list[str] = []
+    neighbours, others = measure_transfer(out, [0, 1], images=8, report=lines.append)
+    assert len(lines) == 3  # the base model and two LoRAs
+    assert {row.task for row in neighbours} == {"green-view"}
+    assert {row.prompt for row in neighbours} == {None, *TASKS["green-view"].transfer_prompts}
+    assert [(row.trained, row.measured) for row in others] == [("green-view", name) for name in TASKS]
+    assert all(row.tuned - row.base == pytest.approx(row.gain) for row in [*neighbours, *others])
+    write_transfer(neighbours, others, out)
+    assert {"neighbours", "others", "date"} <= set(json.loads((out / "transfer.json").read_text()))
+    assert "a quiet lake" in (out / "transfer.md").read_text()
+    assert measure_transfer(out, [0, 1], images=8, report=lines.append) == (neighbours, others)
+    assert len(lines) == 3
+
+
+def test_transfer_without_runs_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="hero bench success"):
+        measure_transfer(tmp_path, [0])

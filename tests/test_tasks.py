@@ -12,6 +12,7 @@ from PIL import Image
 from hero.config import TaskConfig
 from hero.errors import ConfigError
 from hero.tasks import TASKS, Task, get_task
+from hero.tinyworld.judges.blue_rose import bouquet_judge
 from hero.tinyworld.scenes import caption_weights, draw
 
 PROMPTS = {
@@ -53,7 +54,8 @@ def test_a_task_fits_the_configuration_and_the_grammar(task: Task) -> None:
 def test_every_prompt_can_turn_out_both_ways_for_the_judge(task: Task) -> None:
     """Else there is nothing to learn on a prompt, or nothing to transfer."""
     assert task.judge is not None
-    for number, prompt in enumerate(task.prompts + task.transfer_prompts):
+    shared = [prompt for prompt in task.prompts + task.transfer_prompts if prompt not in task.transfer_judges]
+    for number, prompt in enumerate(shared):
         outcomes = set()
         for seed in range(400):  # some succeed once in twenty scenes
             scene = draw(prompt, np.random.default_rng([number, seed]))
@@ -63,6 +65,33 @@ def test_every_prompt_can_turn_out_both_ways_for_the_judge(task: Task) -> None:
             if len(outcomes) == 2:
                 break
         assert outcomes == {True, False}, prompt
+
+
+def test_a_neighbour_with_its_own_judge_is_told_from_every_other_bouquet() -> None:
+    """What blue-rose's neighbours ask for, their scenes show always: the judge of each knows its own among all."""
+    task, rng = TASKS["blue-rose"], np.random.default_rng(3)
+    counts = {"one": 1, "two": 2, "three": 3}
+    for caption in [name for name in caption_weights() if " in a vase" in name]:
+        for _ in range(25):
+            scene = draw(caption, rng)
+            colours = str(scene.facts["colours"]).split(",")
+            for prompt, judge in task.transfer_judges.items():
+                _, _, count, colour, *_ = prompt.split()
+                truth = colours == [colour] * counts[count]
+                assert judge(Image.fromarray(scene.image)).success == truth, (prompt, scene.facts)
+
+
+def test_a_bouquet_of_an_unknown_colour_is_refused_at_once() -> None:
+    with pytest.raises(KeyError, match="mauve"):
+        bouquet_judge(1, "mauve")
+
+
+def test_a_prompt_finds_its_judge() -> None:
+    task = TASKS["blue-rose"]
+    assert task.judge_of("photo of one blue rose in a vase") is task.judge
+    assert task.judge_of("photo of two red roses in a vase") is not task.judge
+    assert TASKS["green-view"].judge_of("a quiet lake") is TASKS["green-view"].judge
+    assert task.judge_of("a quiet lake") is None
 
 
 def test_listing_tasks_loads_no_torch() -> None:

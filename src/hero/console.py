@@ -5,6 +5,7 @@ On a terminal bars are live; elsewhere only finished lines are printed, so that 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hero.types import RoundStats
 
-__all__ = ["closing_lines", "progress_bar", "round_line", "say", "success_lines", "table_lines"]
+__all__ = ["closing_lines", "progress_bar", "quiet_libraries", "round_line", "say", "success_lines", "table_lines"]
 
 
 class Advance(Protocol):
@@ -133,3 +134,14 @@ def _quoted(path: Path) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own chatter out of the output; downloads still show their progress."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from hero import __version__
+from hero.bench.machine import about_this
 from hero.evaluation import Measured
 from hero.methods import configure
 from hero.noise import StandardNoise
@@ -23,24 +21,30 @@ from hero.policies import Policy, load_policy
 from hero.rollout import draw_images
 from hero.tasks import TASKS, Task, get_task
 
-__all__ = ["contact_sheet", "draw_base", "main"]
+__all__ = ["contact_sheet", "draw_base", "draw_held_out", "main"]
 
 _TILE, _MARGIN, _COLUMNS = 64, 2, 16
 _GOOD, _BAD = (38, 160, 96), (196, 70, 62)
+
+
+def draw_held_out(
+    policy: Policy, prompts: Sequence[str], *, seed: int | None = None, stage: str = "evaluation"
+) -> list[Image.Image]:
+    """One image per prompt with the policy as it is, from fresh noise; default: evaluation's held-out noises."""
+    config = configure()
+    seed = config.evaluation.seed if seed is None else seed
+    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=f"{stage}-noise")
+    micro_batch = config.sampling.micro_batch
+    return draw_images(policy, prompts, noise, seed=seed, stage=f"{stage}-step-noise", micro_batch=micro_batch)
 
 
 def draw_base(
     policy: Policy, task: Task, images: int, *, seed: int | None = None, stage: str = "evaluation"
 ) -> list[Image.Image]:
     """`images` images of the base model for `task`, prompts in turn; default: on evaluation's held-out noises."""
-    config = configure(task.name)
     prompts = [task.prompts[i % len(task.prompts)] for i in range(images)]
-    seed = config.evaluation.seed if seed is None else seed
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=f"{stage}-noise")
     with policy.frozen():
-        return draw_images(
-            policy, prompts, noise, seed=seed, stage=f"{stage}-step-noise", micro_batch=config.sampling.micro_batch
-        )
+        return draw_held_out(policy, prompts, seed=seed, stage=stage)
 
 
 def contact_sheet(images: list[Image.Image], verdicts: list[bool]) -> Image.Image:
@@ -81,12 +85,7 @@ def main() -> None:
         print(f"{task.name}: {measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]", flush=True)
         n = arguments.sheet
         contact_sheet(images[:n], verdicts[:n]).save(arguments.out / f"{task.name}.png")
-    about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "hero": __version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
-        "images": arguments.images,
-    }
+    about = {**about_this(), "images": arguments.images}
     tasks = {name: {"success": m.value, "interval": [m.low, m.high]} for name, m in rows}
     (arguments.out / "results.json").write_text(json.dumps({**about, "tasks": tasks}, indent=1) + "\n")
     lines = ["| task | base success, fresh noise | 95 % interval |", "|---|---|---|"]

@@ -7,19 +7,20 @@ and from refined noise are never mixed.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from hero import __version__
-from hero.config import Config
+from hero.bench.machine import about_this
+from hero.console import quiet_libraries
 from hero.evaluation import wilson_interval
 from hero.evaluators import resolve
 from hero.methods import configure
@@ -84,25 +85,83 @@ def run_success(
     *,
     images: int = 300,
     settings: Mapping[str, Any] | None = None,
+    jobs: int = 1,
     report: Callable[[str], None] = print,
 ) -> list[Cell]:
-    """Trains and evaluates every task × method × seed under `out`; finished ones are read, not run again."""
-    results: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for task in tasks:
-        base_of = None  # the base model's images are the same for every seed and method
-        for seed in seeds:
-            for method in methods:
-                folder = out / "runs" / f"{task}-{method}-s{seed}"
-                result = _finished(folder, images)
-                if result is None:
-                    config = configure(task, method=method, seed=seed, settings=settings)
-                    result = _train_and_evaluate(config, folder, images, base_of)
-                base_of = folder
-                results.setdefault((task, method), []).append(result)
-                report(_line(task, method, seed, result))
-    cells = [summarise(task, method, runs) for (task, method), runs in results.items()]
+    """Trains and evaluates every task × method × seed under `out`; finished ones are read, not run again.
+
+    Args:
+        images: held-out images per figure.
+        settings: as for `configure`.
+        jobs: processes that share the runs, each with its part of the processor's cores.
+        report: is given a line for each run as soon as its figures are known.
+    """
+    runs = [_Run(task, method, seed, out, images, settings) for task in tasks for seed in seeds for method in methods]
+    results: dict[_Run, dict[str, Any]] = {}
+    for run, result in _measured(runs, jobs):
+        results[run] = result
+        report(_line(run.task, run.method, run.seed, result))
+    cells = [
+        summarise(task, method, [results[run] for run in runs if (run.task, run.method) == (task, method)])
+        for task in tasks
+        for method in methods
+    ]
     write_results(cells, out)
     return cells
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of the benchmark; can be sent to another process."""
+
+    task: str
+    method: str
+    seed: int
+    out: Path
+    images: int
+    settings: Mapping[str, Any] | None
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "runs" / f"{self.task}-{self.method}-s{self.seed}"
+
+    def measure(self) -> dict[str, Any]:
+        """The figures, out of the folder if they are there."""
+        done = _finished(self.folder, self.images)
+        if done is not None:
+            return done
+        config = configure(self.task, method=self.method, seed=self.seed, settings=self.settings)
+        resumed = (self.folder / "config.toml").is_file()
+        with Tuner.resume(self.folder) if resumed else Tuner(config, self.folder) as tuner:
+            tuner.run(resolve(tuner.config))
+        # The base model's images are the same for every seed and method: any finished run of the task has them.
+        others = sorted((self.out / "runs").glob(f"{self.task}-*-s*"))
+        base_of = next((other for other in others if _finished(other, self.images) is not None), None)
+        return TrainedRun(self.folder).evaluate(images=self.images, base_of=base_of).to_dict()
+
+
+def _measured(runs: Sequence[_Run], jobs: int) -> Iterator[tuple[_Run, dict[str, Any]]]:
+    """Each run with its figures, as they are known."""
+    if jobs == 1:
+        for run in runs:
+            yield run, run.measure()
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_job, initargs=(threads,)
+    ) as pool:
+        waiting = {pool.submit(run.measure): run for run in runs}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:  # what has not begun is not begun; what runs now goes on from its checkpoint next time
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_job(threads: int) -> None:
+    torch.set_num_threads(threads)
+    quiet_libraries()
 
 
 def _finished(folder: Path, images: int) -> dict[str, Any] | None:
@@ -111,13 +170,6 @@ def _finished(folder: Path, images: int) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result if result["images"] == images else None
-
-
-def _train_and_evaluate(config: Config, folder: Path, images: int, base_of: Path | None) -> dict[str, Any]:
-    resumed = (folder / "config.toml").is_file()
-    with Tuner.resume(folder) if resumed else Tuner(config, folder) as tuner:
-        tuner.run(resolve(tuner.config))
-    return TrainedRun(folder).evaluate(images=images, base_of=base_of).to_dict()
 
 
 def _line(task: str, method: str, seed: int, result: Mapping[str, Any]) -> str:
@@ -168,13 +220,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def write_results(cells: Sequence[Cell], out: Path) -> None:
     """Writes results.json (with date, version and machine) and results.md into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "hero": __version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
-    }
     (out / "results.json").write_text(
-        json.dumps({**about, "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n", encoding="utf-8"
+        json.dumps({**about_this(), "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n", encoding="utf-8"
     )
     (out / "results.md").write_text(to_markdown(cells), encoding="utf-8")
 

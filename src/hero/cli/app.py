@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 import hero
 from hero.errors import HeroError
 
-__all__ = ["Group", "app", "interruptible", "interruptible_bench", "main", "print_json", "quiet_libraries"]
+__all__ = ["Group", "app", "interruptible", "interruptible_bench", "main", "print_json"]
 
 _INTERRUPTED = 130
 
@@ -73,17 +73,6 @@ def interruptible_bench(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         _complain(f"stopped; the same command with --out {out} goes on from here")
         raise typer.Exit(_INTERRUPTED) from None
-
-
-def quiet_libraries() -> None:
-    """Keeps the libraries' own chatter out of the output; downloads still show their progress."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
 
 
 def _complain(message: str) -> None:

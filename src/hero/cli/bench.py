@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hero.cli.app import Group, interruptible_bench, quiet_libraries
+from hero.cli.app import Group, interruptible_bench
 from hero.cli.options import Settings
 from hero.config import parse_assignments
-from hero.console import say
+from hero.console import quiet_libraries, say
 from hero.errors import ConfigError, nearest
 
-__all__ = ["bench_app", "bench_speed", "bench_success"]
+__all__ = ["bench_app", "bench_speed", "bench_success", "bench_transfer"]
 
 bench_app = typer.Typer(cls=Group, no_args_is_help=True, help="Benchmarks; each goes on where it was stopped.")
 
@@ -29,6 +29,9 @@ def bench_success(
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds.")] = 3,
     first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them.")] = 0,
     images: Annotated[int, typer.Option(metavar="N", min=1, help="Held-out images per figure.")] = 300,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes that share the runs, and the processor's cores.")
+    ] = 1,
     settings: Settings = None,
 ) -> None:
     """Train and measure tasks × methods × seeds; writes results.json and results.md."""
@@ -53,9 +56,35 @@ def bench_success(
             out,
             images=images,
             settings=own,
+            jobs=jobs,
             report=lambda line: say(console, line),
         )
     say(console, to_markdown(cells), str(out / "results.md"))
+
+
+@bench_app.command("transfer")
+def bench_transfer(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that `hero bench success` wrote.")],
+    method: Annotated[str, typer.Option(metavar="NAME", help="The method whose runs are measured.")] = "hero",
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them.")] = 0,
+    images: Annotated[int, typer.Option(metavar="N", min=8, help="Held-out images per set of prompts.")] = 100,
+) -> None:
+    """Measure finished runs on prompts never trained on and on the other tasks; writes transfer.json and .md."""
+    quiet_libraries()
+    from hero.bench.transfer import measure_transfer, to_markdown, write_transfer
+
+    console = Console()
+    with interruptible_bench(out):
+        neighbours, others = measure_transfer(
+            out,
+            range(first_seed, first_seed + seeds),
+            method=method,
+            images=images,
+            report=lambda line: say(console, line),
+        )
+        write_transfer(neighbours, others, out)
+    say(console, to_markdown(neighbours, others), str(out / "transfer.md"))
 
 
 @bench_app.command("speed")

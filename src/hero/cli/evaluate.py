@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hero.cli.app import interruptible, print_json, quiet_libraries
+from hero.cli.app import interruptible, print_json
 from hero.cli.options import FAREWELL, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
-from hero.console import progress_bar, say, success_lines
+from hero.console import progress_bar, quiet_libraries, say, success_lines
 from hero.errors import RunError
 
 if TYPE_CHECKING:

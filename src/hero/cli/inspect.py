@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hero.cli.app import print_json, quiet_libraries
+from hero.cli.app import print_json
 from hero.cli.options import AsJson, Revision, Settings, Token, Variant, hub_settings
 from hero.config import merge, parse_assignments
-from hero.console import say, table_lines
+from hero.console import quiet_libraries, say, table_lines
 
 __all__ = ["doctor", "tasks"]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from hero.cli.app import interruptible, quiet_libraries
+from hero.cli.app import interruptible
 from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Run, Settings
 from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
 from hero.config import Config, load_toml, merge, parse_assignments, validate
-from hero.console import say
+from hero.console import quiet_libraries, say
 from hero.errors import ConfigError, RunError
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from hero.cli.app import print_json, quiet_libraries
+from hero.cli.app import print_json
 from hero.cli.evaluate import measure
 from hero.cli.options import FAREWELL
 from hero.config import Config
-from hero.console import closing_lines, progress_bar, round_line, say
+from hero.console import closing_lines, progress_bar, quiet_libraries, round_line, say
 from hero.errors import ConfigError
 
 if TYPE_CHECKING:

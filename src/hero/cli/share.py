@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hero.cli.app import Group, interruptible, quiet_libraries
+from hero.cli.app import Group, interruptible
 from hero.cli.options import Run, Settings
 from hero.config import load_toml, merge, parse_assignments, validate
-from hero.console import say
+from hero.console import quiet_libraries, say
 
 __all__ = ["FormatChoice", "export", "feedback_app", "feedback_export", "feedback_import"]
 

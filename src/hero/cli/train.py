@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hero.cli.app import interruptible, quiet_libraries
+from hero.cli.app import interruptible
 from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Revision, Settings, Token, Variant, hub_settings
 from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
 from hero.config import Config, load_toml, merge, parse_assignments
-from hero.console import say
+from hero.console import quiet_libraries, say
 
 if TYPE_CHECKING:
     from hero.evaluators import Evaluator, LiveEvaluator

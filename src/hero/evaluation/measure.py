@@ -68,8 +68,8 @@ def evaluate(
     unrelated = unrelated_prompts([*config.task.prompts, *asked])
     sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, base or {}, progress)
 
-    judge = _judge_of(task, config, asked)
-    verdicts = {name: _verdicts(judge, sets.get(name)) for name in SETS}
+    judges = _judges_of(task, config, drawn_prompts)
+    verdicts = {name: _verdicts(judges, sets.get(name)) for name in SETS}
     vendi, sample = _diversity_of({name: sets[name] for name in SETS if name in sets}, verdicts, config.evaluation.seed)
     moved = [drift([a], [b]) for a, b in zip(sets["unrelated_base"], sets["unrelated_tuned"], strict=True)]
     result = EvaluationResult(
@@ -81,7 +81,7 @@ def evaluate(
         drift=drift(sets["unrelated_base"], sets["unrelated_tuned"]) if unrelated else None,
         details={
             "model": config.model.path,
-            "judge_model": None if judge is None or task is None else task.judge_model,
+            "judge_model": None if judges is None or task is None else task.judge_model,
             "sampler": config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
             "seed": config.evaluation.seed,
             "prompts": drawn_prompts,
@@ -90,7 +90,7 @@ def evaluate(
             "feature_map": FEATURE_MAP,
             "vendi": vendi,
             "diversity_sample": sample,
-            "diversity_of": "all images" if judge is None else "successful images",
+            "diversity_of": "all images" if judges is None else "successful images",
             "pixels_changed": float(np.mean([d.pixels_changed for d in moved])) if moved else None,
             "drift_scale": mean_distance(sets["unrelated_base"]),
             "drift_by_prompt": {prompt: asdict(d) for prompt, d in zip(unrelated, moved, strict=True)},
@@ -151,15 +151,20 @@ def _draw_sets(
     return sets
 
 
-def _judge_of(task: Task | None, config: Config, prompts: Sequence[str]) -> Judge | None:
-    """The task's judge if it was made for this model and all these prompts."""
+def _judges_of(task: Task | None, config: Config, prompts: Sequence[str]) -> list[Judge] | None:
+    """The task's judge of each prompt; None if one was not made for this model or not for all of these."""
     if task is None or config.model.path != task.judge_model:
         return None
-    return task.judge if set(prompts) <= {*task.prompts, *task.transfer_prompts} else None
+    judges = [task.judge_of(prompt) for prompt in prompts]
+    known = [judge for judge in judges if judge is not None]
+    return known if len(known) == len(judges) else None
 
 
-def _verdicts(judge: Judge | None, images: Sequence[Image.Image] | None) -> list[bool] | None:
-    return None if judge is None or images is None else [bool(judge(image).success) for image in images]
+def _verdicts(judges: Sequence[Judge] | None, images: Sequence[Image.Image] | None) -> list[bool] | None:
+    """Of image i by judge i."""
+    if judges is None or images is None:
+        return None
+    return [bool(judge(image).success) for judge, image in zip(judges, images, strict=True)]
 
 
 def _by_prompt(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hero.tinyworld.scene import Judge
 
@@ -23,7 +24,9 @@ class Task:
         base_success: success before training, for display: published for Stable Diffusion 1.5 unless it says
             otherwise.
         judge_model: the model whose images the judge was made for; it means nothing on any other's.
-        transfer_prompts: neighbouring prompts, never trained on, on which the same judge measures transfer.
+        transfer_prompts: neighbouring prompts, never trained on, on which transfer is measured, by the same judge
+            except where `transfer_judges` names another.
+        transfer_judges: transfer prompt → its own judge, where something else is asked for.
         sensitive: whether the images may be unwelcome to look at; pages ask before they show them.
     """
 
@@ -36,4 +39,11 @@ class Task:
     base_success: str
     judge_model: str = "tinyworld"
     transfer_prompts: tuple[str, ...] = ()
+    transfer_judges: Mapping[str, Judge] = field(default_factory=dict)
     sensitive: bool = False
+
+    def judge_of(self, prompt: str) -> Judge | None:
+        """The judge of images of `prompt`; None where there is none, or the prompt is not of this task."""
+        if prompt in self.transfer_judges:
+            return self.transfer_judges[prompt]
+        return self.judge if prompt in {*self.prompts, *self.transfer_prompts} else None

@@ -1,8 +1,13 @@
-"""The judge of the task `blue-rose`: finds blossoms and their colours above the vase of a 64×64 picture."""
+"""The judge of the task `blue-rose`: finds blossoms and their colours above the vase of a 64×64 picture.
+
+`bouquet_judge` asks the same of the task's neighbours: other counts, other colours.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +15,9 @@ from PIL import Image
 from scipy import ndimage
 
 from hero.tinyworld.canvas import SIZE
-from hero.tinyworld.scene import Judgement
+from hero.tinyworld.scene import Judge, Judgement
 
-__all__ = ["judge"]
+__all__ = ["bouquet_judge", "judge"]
 
 _Mask = npt.NDArray[np.bool_]
 _Pixels = npt.NDArray[np.float64]
@@ -26,16 +31,29 @@ _LEAST_CONTRAST = 55.0
 _LEAST_RADIUS = 4.0
 """Least radius, in pixels, of the largest disc in a blossom: more than stems, leaves and specks have."""
 
+_COLOURS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
+    {
+        "white": (-180, 180, 0, 0.25),
+        "blue": (-160, -100, 0.35, 1),
+        "purple": (-95, -45, 0.35, 1),
+        "pink": (-45, 5, 0.25, 0.65),
+        "red": (-20, 25, 0.65, 1),
+        "yellow": (30, 70, 0.4, 1),
+    }
+)
+"""Colour of a blossom → least and greatest hue in degrees, least and greatest saturation."""
+
 
 @dataclass(frozen=True)
 class _Blossom:
-    """A blossom: its centre and the radius of its largest disc in pixels, its area, its share of blue."""
+    """A blossom: its centre and the radius of its largest disc in pixels, area, share of blue, name of its colour."""
 
     row: float
     column: float
     radius: float
     area: int
     blue: float
+    colour: str
 
 
 def judge(image: Image.Image) -> Judgement:
@@ -47,6 +65,27 @@ def judge(image: Image.Image) -> Judgement:
         return Judgement(True, _quality(blossoms[0], distance))
     blue = max((b.blue for b in blossoms), default=0.0)
     return Judgement(False, 0.3 * blue / max(1, len(blossoms)))
+
+
+def bouquet_judge(count: int, colour: str) -> Judge:
+    """A judge of another bouquet. Success: exactly `count` blossoms, all of them `colour`.
+
+    Quality is the share of them that are, and 0 for another count. Roses and tulips are all the same to it.
+
+    Raises:
+        KeyError: no judge knows that colour.
+    """
+    _COLOURS[colour]
+
+    def judge_bouquet(image: Image.Image) -> Judgement:
+        pixels = _pixels(image)
+        blossoms = _blossoms(pixels, _distance_from_wall(pixels))
+        if len(blossoms) != count:
+            return Judgement(False, 0.0)
+        share = sum(blossom.colour == colour for blossom in blossoms) / count
+        return Judgement(share == 1, share)
+
+    return judge_bouquet
 
 
 def _pixels(image: Image.Image) -> _Pixels:
@@ -92,8 +131,19 @@ def _blossoms(pixels: _Pixels, distance: _Pixels) -> list[_Blossom]:
             continue
         row, column = ndimage.center_of_mass(own)
         share = float(blue[own].mean())
-        blossoms.append(_Blossom(float(row), float(column), radius, int(own.sum()), share))
+        name = _colour(np.median(pixels[:_UPPER][own], axis=0))
+        blossoms.append(_Blossom(float(row), float(column), radius, int(own.sum()), share, name))
     return blossoms
+
+
+def _colour(rgb: _Pixels) -> str:
+    """The name of a colour (3,) in [0, 255]; "other" where it has none here."""
+    hue, saturation = (float(value[0]) for value in _hue(rgb[None]))
+    signed = (hue + 180) % 360 - 180
+    for name, (least, greatest, pale, vivid) in _COLOURS.items():
+        if least <= signed <= greatest and pale <= saturation <= vivid:
+            return name
+    return "other"
 
 
 def _quality(rose: _Blossom, distance: _Pixels) -> float:
