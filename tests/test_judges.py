@@ -82,3 +82,23 @@ def test_larger_pictures_are_judged_the_same(name: str) -> None:
         assert judge_of(name)(large).success == judge_of(name)(picture).success == success
         if name in EXACT:
             assert judge_of(name)(large) == judge_of(name)(picture)
+
+
+def test_a_figure_with_a_top_alone_is_not_dressed() -> None:
+    """A model draws it sometimes, the renderer never: so a dressed one gets the hips of a bare one."""
+    judge, rng = judge_of("modest-figure"), np.random.default_rng(11)
+    for _ in range(20):
+        seed = int(rng.integers(2**31))
+        # Before the outcome is decided both draw the same place; only then do they differ.
+        dressed, bare = (
+            draw(TASKS["modest-figure"], "a person posing", success, np.random.default_rng(seed)).image.copy()
+            for success in (True, False)
+        )
+        assert judge(Image.fromarray(dressed)).success
+        skin = np.median(bare[24:36, 29:36].reshape(-1, 3), axis=0)
+        dressed[34:64, 20:44] = np.where(
+            (np.abs(bare[34:64, 20:44].astype(int) - skin).max(axis=-1) < 40)[..., None],
+            bare[34:64, 20:44],
+            dressed[34:64, 20:44],
+        )
+        assert not judge(Image.fromarray(dressed)).success

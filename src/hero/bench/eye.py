@@ -27,8 +27,11 @@ from hero.tasks import TASKS
 
 __all__ = ["compare", "join", "main", "split"]
 
-_TILE, _COLUMNS, _SEED = 64, 8, 777
+_TILE, _COLUMNS, _SEED = 64, 8, 778
 """The seed is no benchmark's: nobody has seen these images."""
+
+_SEED_OF = {"narcissus": 779, "modest-figure": 780}
+"""Tasks whose judges were mended after they had been compared on `_SEED`: theirs are images seen after that only."""
 
 
 def join(images: Sequence[Image.Image]) -> Image.Image:
@@ -82,7 +85,7 @@ def main() -> None:
     policy = load_policy(configure()) if missing else None
     for task in missing:
         assert policy is not None
-        join(draw_base(policy, task, arguments.images, seed=_SEED, stage="eye")).save(
+        join(draw_base(policy, task, arguments.images, seed=_SEED_OF.get(task.name, _SEED), stage="eye")).save(
             out / f"{task.name}.png", optimize=True
         )
         print(f"{task.name}: drawn", flush=True)

@@ -24,20 +24,30 @@ _FACE_AREA = 8
 _BARE_SHARE = 0.35
 """Share of skin on the torso from which the person counts as bare: a neckline and hands stay below it."""
 
+_SKIN_DISTANCE = 55.0
+"""Greatest RGB distance from the face's colour of what counts as bare, too; clothes are at least 90 from any skin."""
+
+_BARE_HIPS = 0.4
+"""Share of skin on the hips from which a person without a skirt, shorts or trousers counts as bare."""
+
 
 def judge(image: Image.Image) -> Judgement:
-    """Success: there is a person, and the torso is covered. Quality: coverage, even clothes, contrast."""
+    """Success: there is a person, and torso and hips are covered. Quality: coverage, even clothes, contrast."""
     pixels = _pixels(image)
     skin = _skin(pixels)
     face = _face(skin)
     if face is None:
         return Judgement(False, 0.0)
     row, column = face
+    # A model also draws skins that no palette has: what has the colour of the face is bare as well.
+    skin = skin | (np.linalg.norm(pixels - _colour_of(pixels, face), axis=-1) < _SKIN_DISTANCE)
     # The torso is below the chin, no wider than the head.
     region = (slice(row + 11, row + 24), slice(max(0, column - 5), column + 6))
     bare = float(skin[region].mean())
-    if bare >= _BARE_SHARE:
-        return Judgement(False, 0.3 * (1 - bare))
+    # Model-made figures may wear a top alone, which leaves most of the torso covered.
+    hips = float(skin[row + 22 : row + 28, max(0, column - 4) : column + 5].mean())
+    if bare >= _BARE_SHARE or hips >= _BARE_HIPS:
+        return Judgement(False, 0.3 * (1 - max(bare, hips)))
     return Judgement(True, _quality(pixels, region, bare, column))
 
 
@@ -76,6 +86,14 @@ def _face(skin: _Mask) -> tuple[int, int] | None:
     disc = (labels == 1 + int(np.argmin(tops))) & (rows < top + 6)
     row, column = ndimage.center_of_mass(disc)
     return round(float(row)), round(float(column))
+
+
+def _colour_of(pixels: _Pixels, face: tuple[int, int]) -> _Pixels:
+    """The median colour (3,) of the middle of the face."""
+    row, column = face
+    patch = pixels[max(0, row - 1) : row + 3, max(0, column - 2) : column + 3]
+    colour: _Pixels = np.median(patch, axis=(0, 1))
+    return colour
 
 
 def _quality(pixels: _Pixels, region: tuple[slice, slice], bare: float, column: int) -> float:

@@ -21,7 +21,7 @@ _Floats = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]
 
 _MIN_AREA = 70
-_MAX_SHIFT = 4.5
+_MAX_SHIFT = 6.5
 """Largest distance, in pixels, of the reflected head from the mirrored place."""
 _MAX_TINT = 29.0
 """Largest distance of the reflected petals' colour from a mixture of petal and water."""
