@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 
 from hero.tinyworld import scenes
 from hero.tinyworld.architecture import new_vae, standardise_latents
+from hero.tinyworld.averaging import average_pipelines
 from hero.tinyworld.dataset import render, render_scene
 from hero.tinyworld.pretrain import main, pretrain
 from hero.tinyworld.training import Schedule, Trainer, batch_indexes, step_generator
@@ -237,6 +238,23 @@ def test_continuing_keeps_tokenizer_and_autoencoder(made: Path, tmp_path: Path) 
     assert 0 < max(moved) < 0.01
     texts = [file.read_text() for file in (tmp_path / "model").rglob("*.json")]
     assert not [text for text in texts if str(tmp_path) in text or str(made) in text]  # nobody's folders go out
+
+
+def test_averaged_weights_lie_between_both_in_the_share_asked_for(made: Path, tmp_path: Path) -> None:
+    pretrain(tmp_path / "on", tmp_path / "new", steps=1, scenes=64, device="cpu", continue_from=made / "model")
+    average_pipelines(made / "model", tmp_path / "new", 0.75, tmp_path / "mean")
+    old, new, mean = (
+        StableDiffusionPipeline.from_pretrained(folder).unet.state_dict()
+        for folder in (made / "model", tmp_path / "new", tmp_path / "mean")
+    )
+    moved = {name: (new[name] - value).abs().max() for name, value in old.items()}
+    name = max(moved, key=lambda key: float(moved[key]))
+    torch.testing.assert_close(mean[name], 0.75 * old[name] + 0.25 * new[name], atol=1e-3, rtol=1e-3)
+    assert not torch.equal(mean[name], old[name])
+    with pytest.raises(ValueError, match="is there already"):
+        average_pipelines(made / "model", tmp_path / "new", 0.75, tmp_path / "mean")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        average_pipelines(made / "model", tmp_path / "new", 1.5, tmp_path / "other")
 
 
 def test_wrong_input_is_one_line_and_status_2(

@@ -88,7 +88,7 @@ def model_card(pipeline: Any, *, scenes: int, captions: int, history: str, comma
     return _CARD.format(
         scenes=scenes,
         captions=captions,
-        shares="\n".join(f"| `{task}` | {share:.0%} |" for task, share in SUCCESS_SHARE.items()),
+        shares="\n".join(f"| `{task}` | {100 * share:.3g} % |" for task, share in SUCCESS_SHARE.items()),
         vae=size(pipeline.vae),
         unet=size(pipeline.unet),
         text=size(pipeline.text_encoder),

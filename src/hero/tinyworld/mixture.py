@@ -9,12 +9,12 @@ from __future__ import annotations
 __all__ = ["SUCCESS_SHARE"]
 
 SUCCESS_SHARE: dict[str, float] = {
-    "hand": 0.05,
-    "blue-rose": 0.30,
-    "black-cat": 0.23,
-    "narcissus": 0.38,
-    "mountain": 0.19,
-    "green-view": 0.29,
+    "hand": 0.034,
+    "blue-rose": 0.31,
+    "black-cat": 0.24,
+    "narcissus": 0.32,
+    "mountain": 0.29,
+    "green-view": 0.31,
     "modest-figure": 0.66,
 }
 """Task -> share of successes among the scenes drawn for its own prompts."""
