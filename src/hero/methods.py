@@ -64,6 +64,7 @@ _STABLE_DIFFUSION: dict[str, Any] = {
         "margin": 0.5,
     },
     "noise": {"best_share": 0.5, "epsilon": 0.1},
+    "reward": {"advantage_clip": 5.0},
     "update": {
         "learning_rate": 3e-4,
         "weight_decay": 1e-4,
@@ -117,8 +118,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "margin": 0.5,
         },
         "noise": {"best_share": 0.5, "epsilon": 0.1},
+        "reward": {"advantage_clip": 0.5},
         "update": {
-            "learning_rate": 3e-3,
+            "learning_rate": 5e-4,
             "weight_decay": 1e-4,
             "max_grad_norm": 1.0,
             "clip_range": 1e-3,
