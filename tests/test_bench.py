@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,18 +141,20 @@ def test_a_sheet_gives_back_the_images_it_was_made_of() -> None:
     assert [np.array_equal(a, b) for a, b in zip(images, again, strict=True)] == [True] * 16
 
 
+SHORT: dict[str, Any] = {
+    "rounds": 1,
+    "sampling": {"images_per_round": 8, "num_steps": 4},
+    "update": {"timesteps_per_image": 2},
+    "representation": {"epochs": 2},
+}
+
+
 @pytest.fixture(scope="module")
 def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Four tiny runs that two processes shared, and what was reported of them."""
     out, lines = tmp_path_factory.mktemp("bench"), []
-    settings = {
-        "rounds": 1,
-        "sampling": {"images_per_round": 8, "num_steps": 4},
-        "update": {"timesteps_per_image": 2},
-        "representation": {"epochs": 2},
-    }
     cells = run_success(
-        ["green-view"], ["hero", "noise-only"], [0, 1], out, images=8, settings=settings, jobs=2, report=lines.append
+        ["green-view"], ["hero", "noise-only"], [0, 1], out, images=8, settings=SHORT, jobs=2, report=lines.append
     )
     assert [(cell.method, cell.seeds, cell.images) for cell in cells] == [("hero", 2, 8), ("noise-only", 2, 8)]
     return out, lines
@@ -163,28 +166,74 @@ def test_processes_share_a_benchmark_and_finished_runs_are_read(shared_runs: tup
     runs = sorted(out.glob("runs/*/evaluation/result.json"))
     assert len(runs) == 4
     before = [path.stat().st_mtime_ns for path in runs]
-    again = run_success(["green-view"], ["hero"], [0, 1], out, images=8, report=lines.append)
+    twice = run_success(["green-view"] * 2, ["hero"], [0, 1, 1], out, images=8, settings=SHORT, report=lines.append)
     assert [path.stat().st_mtime_ns for path in runs] == before
-    assert again[0].seeds == 2
-    # Four steps suffice to compare a run with the same one in this process: figures do not depend on who measures.
-    base = [json.loads(path.read_text())["details"]["verdicts"]["base"] for path in runs]
-    assert base == [base[0]] * 4
+    assert [cell.seeds for cell in twice] == [2]
+
+
+def test_a_shared_run_is_the_one_that_this_process_makes(shared_runs: tuple[Path, list[str]], tmp_path: Path) -> None:
+    run_success(["green-view"], ["hero"], [1], tmp_path, images=8, settings=SHORT, report=lambda line: None)
+    here, there = (folder / "runs" / "green-view-hero-s1" / "evaluation" for folder in (tmp_path, shared_runs[0]))
+    names = [path.relative_to(here) for path in sorted(here.glob("*/*.png"))]
+    assert len(names) > 24
+    assert [name for name in names if not np.array_equal(Image.open(here / name), Image.open(there / name))] == []
+
+
+def test_runs_with_other_settings_are_refused(shared_runs: tuple[Path, list[str]]) -> None:
+    with pytest.raises(RunError, match="other settings"):
+        run_success(["green-view"], ["hero"], [0], shared_runs[0], images=8)
+
+
+def test_when_one_run_fails_the_others_are_not_begun(shared_runs: tuple[Path, list[str]], tmp_path: Path) -> None:
+    failing = tmp_path / "runs" / "green-view-hero-s0"
+    failing.mkdir(parents=True)
+    (failing / "config.toml").write_bytes((shared_runs[0] / "runs" / failing.name / "config.toml").read_bytes())
+    with pytest.raises(RunError, match="other settings"):
+        run_success(["green-view"], ["hero"], range(12), tmp_path, images=64, jobs=2)  # the preset's own settings
+    assert not list(tmp_path.glob("runs/*/evaluation"))
+    assert len(list(tmp_path.glob("runs/*"))) < 6
 
 
 def test_transfer_is_measured_once_and_read_after(shared_runs: tuple[Path, list[str]]) -> None:
     out, _ = shared_runs
     lines: list[str] = []
     neighbours, others = measure_transfer(out, [0, 1], images=8, report=lines.append)
-    assert len(lines) == 3  # the base model and two LoRAs
+    assert [line for line in lines if "left out" not in line] == [
+        "drawing the base model's images",
+        "drawing with green-view-hero-s0",
+        "drawing with green-view-hero-s1",
+    ]
+    assert sum("left out" in line for line in lines) == len(TASKS) - 1
     assert {row.task for row in neighbours} == {"green-view"}
     assert {row.prompt for row in neighbours} == {None, *TASKS["green-view"].transfer_prompts}
     assert [(row.trained, row.measured) for row in others] == [("green-view", name) for name in TASKS]
-    assert all(row.tuned - row.base == pytest.approx(row.gain) for row in [*neighbours, *others])
+    # The sampler is the runs', for the base model as well: these are the images that the runs were evaluated on.
+    result = json.loads((out / "runs" / "green-view-hero-s0" / "evaluation" / "result.json").read_text())
+    kept = json.loads((out / "runs" / "base-transfer.json").read_text())["verdicts"]
+    assert kept["green-view"] == result["details"]["verdicts"]["base"]
+    assert next(row for row in others if row.measured == "green-view").base == result["success"]["base"]
     write_transfer(neighbours, others, out)
     assert {"neighbours", "others", "date"} <= set(json.loads((out / "transfer.json").read_text()))
     assert "a quiet lake" in (out / "transfer.md").read_text()
-    assert measure_transfer(out, [0, 1], images=8, report=lines.append) == (neighbours, others)
-    assert len(lines) == 3
+    again: list[str] = []
+    assert measure_transfer(out, [0, 1], images=8, report=again.append) == (neighbours, others)
+    assert not [line for line in again if "drawing" in line]
+
+
+def test_a_run_that_is_still_trained_is_left_out_of_transfer(
+    shared_runs: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(shared_runs[0], tmp_path / "bench")
+    metrics = tmp_path / "bench" / "runs" / "green-view-hero-s1" / "metrics.jsonl"
+    line = json.loads(metrics.read_text())
+    metrics.write_text(metrics.read_text() + json.dumps({**line, "round": 2, "labels": 16}) + "\n")
+    with pytest.raises(RunError, match="it holds green-view-hero-s0, green-view-hero-s1"):
+        measure_transfer(tmp_path / "bench", [0, 1], images=8)
+
+
+def test_transfer_needs_an_image_for_every_neighbour(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neighbouring prompts"):
+        measure_transfer(tmp_path, [0], images=2)
 
 
 def test_transfer_without_runs_says_what_to_do(tmp_path: Path) -> None:

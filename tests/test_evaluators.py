@@ -208,6 +208,10 @@ def test_the_tasks_own_oracle_judges_drawn_scenes() -> None:
         ({"evaluator": {"name": "python"}}, r"Tuner\.ask\(\).*Tuner\.tell"),
         ({"task": {"prompts": ["a hat"]}}, "a prompt of your own has no oracle.*--evaluator module:callable"),
         ({"task": {"name": "hand", "prompts": ["a hat"]}}, "own has no oracle: 'a hat' is not of 'hand'"),
+        (
+            {"task": {"name": "blue-rose", "prompts": ["photo of two red roses in a vase"]}},
+            "asks for something else than the task 'blue-rose'",
+        ),
         ({"task": {"name": "hend", "prompts": ["1 hand"]}}, "did you mean 'hand'"),
         ({"model": {"path": "some/model"}}, "'tinyworld' only, not of 'some/model'.*module:callable"),
     ],

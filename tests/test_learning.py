@@ -60,7 +60,7 @@ def effect_of_training(evaluator: Callable[[ImageBatch], Feedback], out: Path) -
         rounds=3,
         images_per_round=32,
         settings={
-            "reward": {"kind": "score", "advantage_clip": 5.0},
+            "reward": {"kind": "score"},
             "sampling": {"num_steps": 8, "guidance_scale": 1.0},
             "update": {"images_per_step": 32, "inner_epochs": 2, "timesteps_per_image": 4, "learning_rate": 1e-3},
             "evaluator": {"name": "python"},

@@ -38,7 +38,12 @@ METHODS: dict[str, Method] = {
     ),
     "ddpo": Method(
         "the labels themselves as reward, fresh initial noise, PPO (baseline)",
-        {"noise": {"kind": "standard"}, "reward": {"kind": "label"}, "update": {"kind": "ppo"}},
+        # Clipped any closer, a rare good image would count no more than one of many bad ones.
+        {
+            "noise": {"kind": "standard"},
+            "reward": {"kind": "label", "advantage_clip": 5.0},
+            "update": {"kind": "ppo"},
+        },
     ),
     "noise-only": Method(
         "feedback-guided initial noise with frozen weights (control)",

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from hero.bench.machine import about_this
+from hero.config import Config
 from hero.evaluation import Measured
 from hero.methods import configure
 from hero.noise import StandardNoise
@@ -28,10 +29,15 @@ _GOOD, _BAD = (38, 160, 96), (196, 70, 62)
 
 
 def draw_held_out(
-    policy: Policy, prompts: Sequence[str], *, seed: int | None = None, stage: str = "evaluation"
+    policy: Policy,
+    prompts: Sequence[str],
+    config: Config | None = None,
+    *,
+    seed: int | None = None,
+    stage: str = "evaluation",
 ) -> list[Image.Image]:
-    """One image per prompt with the policy as it is, from fresh noise; default: evaluation's held-out noises."""
-    config = configure()
+    """One image per prompt with the policy as it is, from fresh noise; default: the preset's held-out noises."""
+    config = config or configure()
     seed = config.evaluation.seed if seed is None else seed
     noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=f"{stage}-noise")
     micro_batch = config.sampling.micro_batch

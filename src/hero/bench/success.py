@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -20,10 +21,14 @@ import numpy.typing as npt
 import torch
 
 from hero.bench.machine import about_this
+from hero.config import Config
 from hero.console import quiet_libraries
+from hero.errors import RunError
 from hero.evaluation import wilson_interval
+from hero.evaluation.stored import stored_evaluation
 from hero.evaluators import resolve
 from hero.methods import configure
+from hero.run import RunDirectory
 from hero.trained import TrainedRun
 from hero.tuner import Tuner
 
@@ -95,7 +100,12 @@ def run_success(
         settings: as for `configure`.
         jobs: processes that share the runs, each with its part of the processor's cores.
         report: is given a line for each run as soon as its figures are known.
+
+    Raises:
+        RunError: a run under `out` has other settings.
     """
+    # Each once: two processes cannot train in one folder.
+    tasks, methods, seeds = list(dict.fromkeys(tasks)), list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
     runs = [_Run(task, method, seed, out, images, settings) for task in tasks for seed in seeds for method in methods]
     results: dict[_Run, dict[str, Any]] = {}
     for run, result in _measured(runs, jobs):
@@ -126,18 +136,34 @@ class _Run:
         return self.out / "runs" / f"{self.task}-{self.method}-s{self.seed}"
 
     def measure(self) -> dict[str, Any]:
-        """The figures, out of the folder if they are there."""
-        done = _finished(self.folder, self.images)
-        if done is not None:
-            return done
+        """The figures, out of the folder if they are there.
+
+        Raises:
+            RunError: the folder's run has other settings.
+        """
         config = configure(self.task, method=self.method, seed=self.seed, settings=self.settings)
         resumed = (self.folder / "config.toml").is_file()
+        if resumed:
+            there = RunDirectory.open(self.folder)
+            if there.config != config:
+                raise RunError(f"{self.folder} was run with other settings; give them again, or choose another --out")
+            done = stored_evaluation(there, self.images)
+            if done is not None:
+                return done
         with Tuner.resume(self.folder) if resumed else Tuner(config, self.folder) as tuner:
             tuner.run(resolve(tuner.config))
-        # The base model's images are the same for every seed and method: any finished run of the task has them.
-        others = sorted((self.out / "runs").glob(f"{self.task}-*-s*"))
-        base_of = next((other for other in others if _finished(other, self.images) is not None), None)
-        return TrainedRun(self.folder).evaluate(images=self.images, base_of=base_of).to_dict()
+        return TrainedRun(self.folder).evaluate(images=self.images, base_of=self._base_of(config)).to_dict()
+
+    def _base_of(self, config: Config) -> Path | None:
+        """An evaluated run that drew the base model's images as this one would: every seed and method does."""
+        drawn_with = {"model", "sampling", "evaluation", "task"}
+        for folder in sorted((self.out / "runs").glob(f"{self.task}-*-s*")):
+            if (folder / "evaluation" / "result.json").is_file():
+                other = RunDirectory.open(folder)
+                same = other.config.model_dump(include=drawn_with) == config.model_dump(include=drawn_with)
+                if same and stored_evaluation(other, self.images) is not None:
+                    return folder
+        return None
 
 
 def _measured(runs: Sequence[_Run], jobs: int) -> Iterator[tuple[_Run, dict[str, Any]]]:
@@ -147,29 +173,27 @@ def _measured(runs: Sequence[_Run], jobs: int) -> Iterator[tuple[_Run, dict[str,
             yield run, run.measure()
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_job, initargs=(threads,)
-    ) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    earlier = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_start_job, initargs=(threads,))
+    try:
         waiting = {pool.submit(run.measure): run for run in runs}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BaseException:  # what has not begun is not begun; what runs now goes on from its checkpoint next time
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    except BaseException:
+        # A worker would go on to the next run. Each run goes on from its last checkpoint, so that nothing is lost.
+        for process in multiprocessing.active_children():
+            if process not in earlier:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_job(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and ends this process
     torch.set_num_threads(threads)
     quiet_libraries()
-
-
-def _finished(folder: Path, images: int) -> dict[str, Any] | None:
-    path = folder / "evaluation" / "result.json"
-    if not path.is_file():
-        return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result if result["images"] == images else None
 
 
 def _line(task: str, method: str, seed: int, result: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a LoRA does beyond its own prompts: on neighbouring prompts of its task, and on the other tasks.
+"""What a LoRA does beyond its own prompts: on neighbouring prompts of its task, and on all tasks.
 
 It reads the runs of `hero bench success` and draws from fresh noise only, the same held-out noises for the base model
 and for every LoRA. What was drawn is kept beside each run, so that an interrupted measurement goes on where it stopped.
@@ -6,8 +6,9 @@ and for every LoRA. What was drawn is kept beside each run, so that an interrupt
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import numpy as np
 from hero.bench.base import draw_held_out
 from hero.bench.machine import about_this
 from hero.bench.success import cluster_interval
+from hero.config import Config
 from hero.errors import RunError
-from hero.methods import configure
+from hero.evaluation.stored import stored_evaluation
 from hero.policies import Policy, load_policy
+from hero.run import RunDirectory
 from hero.tasks import TASKS, Task
 from hero.trained import TrainedRun
 
@@ -65,37 +68,51 @@ class Others:
 def measure_transfer(
     out: Path, seeds: Sequence[int], *, method: str = "hero", images: int = 100, report: Callable[[str], None] = print
 ) -> tuple[list[Neighbours], list[Others]]:
-    """Measures the runs of `method` and `seeds` under `out`/runs, each of its tasks that has all of them.
+    """Measures the runs of `method` and `seeds` under `out`/runs, each of its tasks that has all of them evaluated.
 
     Args:
-        images: of each neighbouring prompt together, that is per task, and of each other task.
+        images: of each task's own prompts together, and of its neighbouring prompts together.
 
     Raises:
-        RunError: no task has its runs there.
+        ValueError: fewer images than a task has neighbouring prompts.
+        RunError: no task has its runs there, or they were drawn with different models, samplers or noises.
     """
-    runs = {
-        name: [out / "runs" / f"{name}-{method}-s{seed}" for seed in seeds]
-        for name, task in TASKS.items()
-        if task.judge is not None
-    }
-    complete = {name: folders for name, folders in runs.items() if all((f / "lora").is_dir() for f in folders)}
+    if images < max(len(task.transfer_prompts) for task in TASKS.values()):
+        raise ValueError(f"images is {images}: fewer than a task has neighbouring prompts")
+    names = [name for name, task in TASKS.items() if task.judge is not None]
+    runs = {name: [out / "runs" / f"{name}-{method}-s{seed}" for seed in seeds] for name in names}
+    complete = {name: folders for name, folders in runs.items() if all(map(_is_evaluated, folders))}
+    wanted = f"of {method} with seeds {', '.join(map(str, seeds))}"
     if not complete:
-        raise RunError(f"{out / 'runs'} holds no finished runs of {method} for these seeds; run `hero bench success`")
-    base = _kept(out / "runs" / f"base-{_FILE}", images)
+        there = sorted(path.name for path in (out / "runs").glob("*-s*"))
+        raise RunError(
+            f"{out / 'runs'} holds no task's evaluated runs {wanted}; it holds {', '.join(there) or 'nothing'}; "
+            "run `hero bench success`, or name other seeds"
+        )
+    for name in runs.keys() - complete.keys():
+        report(f"{name}: left out, not all of its runs {wanted} are there and evaluated")
+    configs = {folder: RunDirectory.open(folder).config for folders in complete.values() for folder in folders}
+    first, config = next(iter(configs.items()))
+    for folder, other in configs.items():
+        if _drawn_with(other) != _drawn_with(config):
+            raise RunError(f"{folder} and {first} draw with different models, samplers or noises: no fair comparison")
+
+    base = _kept(out / "runs" / f"base-{_FILE}", _question(config, images, None))
     if base is None:
         report("drawing the base model's images")
-        policy = load_policy(configure())
+        policy = load_policy(config)
         with policy.frozen():
-            base = _draw_all(policy, images)
-        _keep(out / "runs" / f"base-{_FILE}", images, base)
+            base = _draw_all(policy, config, images)
+        _keep(out / "runs" / f"base-{_FILE}", _question(config, images, None), base)
     tuned: dict[str, list[Verdicts]] = {}
     for name, folders in complete.items():
         for folder in folders:
-            verdicts = _kept(folder / _FILE, images)
+            question = _question(config, images, folder)
+            verdicts = _kept(folder / _FILE, question)
             if verdicts is None:
                 report(f"drawing with {folder.name}")
-                verdicts = _draw_all(TrainedRun(folder).policy, images)
-                _keep(folder / _FILE, images, verdicts)
+                verdicts = _draw_all(TrainedRun(folder).policy, config, images, TASKS[name])
+                _keep(folder / _FILE, question, verdicts)
             tuned.setdefault(name, []).append(verdicts)
     neighbours = [
         _neighbours(task, key, base, tuned[task.name])
@@ -107,23 +124,48 @@ def measure_transfer(
     return neighbours, others
 
 
+def _is_evaluated(folder: Path) -> bool:
+    """Whether the run is there, and its evaluation is of its newest round."""
+    path = folder / "evaluation" / "result.json"
+    if not path.is_file():
+        return False
+    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    return stored_evaluation(RunDirectory.open(folder), images) is not None
+
+
+def _drawn_with(config: Config) -> dict[str, Any]:
+    """The settings that images from given weights depend on."""
+    sampler = config.sampling.model_dump(exclude={"images_per_round", "micro_batch"})
+    return {"model": config.model.path, "sampler": sampler, "seed": config.evaluation.seed}
+
+
+def _question(config: Config, images: int, folder: Path | None) -> dict[str, Any]:
+    """All that stored verdicts depend on; they are of use only as long as it is the same."""
+    weights = folder / "lora" / "pytorch_lora_weights.safetensors" if folder else None
+    return {
+        **_drawn_with(config),
+        "images": images,
+        "prompts": {name: [*task.prompts, *task.transfer_prompts] for name, task in TASKS.items()},
+        "lora": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None,
+    }
+
+
 def _key(task: Task, prompt: str | None) -> str:
     return task.name if prompt is None else f"{task.name}: {prompt}"
 
 
-def _draw_all(policy: Policy, images: int) -> Verdicts:
-    """Verdicts on each task's own prompts and on each of its neighbours, with the policy as it is."""
+def _draw_all(policy: Policy, config: Config, images: int, trained: Task | None = None) -> Verdicts:
+    """Verdicts on each task's prompts and on the neighbours of `trained` (None: of all), with the policy as it is."""
     found: Verdicts = {}
     drawn: dict[tuple[str, ...], Any] = {}  # some prompts belong to two tasks
     for task in TASKS.values():
         if task.judge is None:
             continue
-        for prompts in (task.prompts, task.transfer_prompts):
-            if not prompts:
-                continue
+        neighbours = task.transfer_prompts if trained in (None, task) else ()
+        for prompts in filter(None, (task.prompts, neighbours)):
             wanted = [prompts[i % len(prompts)] for i in range(images)]
             if prompts not in drawn:
-                drawn[prompts] = draw_held_out(policy, wanted)
+                drawn[prompts] = draw_held_out(policy, wanted, config)
             for prompt, image in zip(wanted, drawn[prompts], strict=True):
                 judge = task.judge_of(prompt)
                 assert judge is not None
@@ -165,17 +207,17 @@ def _others(trained: str, measured: str, base: Verdicts, tuned: Sequence[Verdict
     )
 
 
-def _kept(path: Path, images: int) -> Verdicts | None:
+def _kept(path: Path, question: Mapping[str, Any]) -> Verdicts | None:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
     verdicts: Verdicts = stored["verdicts"]
-    return verdicts if stored["images"] == images else None
+    return verdicts if stored["question"] == question else None
 
 
-def _keep(path: Path, images: int, verdicts: Verdicts) -> None:
+def _keep(path: Path, question: Mapping[str, Any], verdicts: Verdicts) -> None:
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps({"images": images, "verdicts": verdicts}) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps({"question": question, "verdicts": verdicts}) + "\n", encoding="utf-8")
     beside.replace(path)
 
 
@@ -188,7 +230,10 @@ def write_transfer(neighbours: Sequence[Neighbours], others: Sequence[Others], o
 
 
 def to_markdown(neighbours: Sequence[Neighbours], others: Sequence[Others]) -> str:
-    """Two tables: neighbouring prompts, one a row; and trained task × measured task, the gain where it is no chance."""
+    """Two tables: neighbouring prompts, one a row; and trained task × measured task, with the gain in brackets.
+
+    A gain is bold where its 95 % interval, that of one comparison, does not contain zero.
+    """
     lines = [
         "| trained on | measured on, never trained on | images × seeds | base | tuned, fresh noise | gain |",
         "|---|---|---|---|---|---|",
@@ -212,6 +257,6 @@ def to_markdown(neighbours: Sequence[Neighbours], others: Sequence[Others]) -> s
 
 
 def _change(o: Others) -> str:
-    """Success and gain; bold where the interval of the gain does not contain zero."""
+    """Success and, in brackets, the gain."""
     text = f"{o.tuned:.2f} ({o.gain:+.2f})"
     return f"**{text}**" if o.gain_interval[0] > 0 or o.gain_interval[1] < 0 else text

@@ -70,7 +70,11 @@ def bench_transfer(
     first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them.")] = 0,
     images: Annotated[int, typer.Option(metavar="N", min=8, help="Held-out images per set of prompts.")] = 100,
 ) -> None:
-    """Measure finished runs on prompts never trained on and on the other tasks; writes transfer.json and .md."""
+    """Measure finished runs on prompts never trained on and on all tasks; writes transfer.json and transfer.md."""
+    from hero.methods import METHODS
+
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
     quiet_libraries()
     from hero.bench.transfer import measure_transfer, to_markdown, write_transfer
 

@@ -25,6 +25,8 @@ __all__ = ["PEOPLE_IMAGES", "BlindDesk"]
 PEOPLE_IMAGES = 48
 """Images of each set that people judge, unless told otherwise: 144 clicks at most."""
 
+_AS_ASKED = "The image shows what its prompt asks for, no more and no less."
+
 
 class BlindDesk:
     """The desk on which the first `images` images of each set of the evaluation in `run` are judged.
@@ -73,7 +75,7 @@ class BlindDesk:
         for round_ in range(1, self.rounds + 1):
             answer: Feedback | None = self.store.answer(round_)
             if answer is None:
-                batch = self._plan.batch(round_, self._run.config.task.criterion)
+                batch = self._plan.batch(round_, self._criterion())
                 self._desk.write_images(round_, dict(zip(batch.ids, batch.images, strict=True)))
                 answer = self._ask(evaluator, batch)
             verdicts |= {name: verdict is Verdict.GOOD for name, verdict in answer.verdicts.items()}
@@ -124,7 +126,7 @@ class BlindDesk:
             "name": self._run.path.resolve().name,
             "mode": "evaluation",
             "task": config.task.name,
-            "criterion": config.task.criterion,
+            "criterion": self._criterion(),
             "prompts": sorted({item.prompt for round_ in self._plan.rounds for item in round_}),
             "sensitive": task is not None and task.sensitive,
             "rounds": self.rounds,
@@ -135,6 +137,13 @@ class BlindDesk:
             "rule": config.evaluator.rule,
             "lora": None,
         }
+
+    def _criterion(self) -> str:
+        """The task's, unless a prompt asks for something else and has a judge of its own."""
+        about = self._run.config.task
+        known = TASKS.get(about.name)
+        prompts = {item.prompt for round_ in self._plan.rounds for item in round_}
+        return _AS_ASKED if known is not None and prompts & set(known.transfer_judges) else about.criterion
 
     def close(self) -> None:
         """Closes the store."""

@@ -73,6 +73,11 @@ def _oracle(config: Config) -> Evaluator:
     if config.task.name == "custom":
         raise ConfigError(f"a prompt of your own has no oracle; {_OWN}")
     task = get_task(config.task.name)
+    other = [prompt for prompt in config.task.prompts if prompt in task.transfer_judges]
+    if other:
+        raise ConfigError(
+            f"{other[0]!r} asks for something else than the task {task.name!r}, whose oracle answers; {_OWN}"
+        )
     own = [prompt for prompt in config.task.prompts if prompt not in task.prompts + task.transfer_prompts]
     if own:
         raise ConfigError(f"a prompt of your own has no oracle: {own[0]!r} is not of {task.name!r}; {_OWN}")

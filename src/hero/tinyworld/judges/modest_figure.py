@@ -25,7 +25,7 @@ _BARE_SHARE = 0.35
 """Share of skin on the torso from which the person counts as bare: a neckline and hands stay below it."""
 
 _SKIN_DISTANCE = 55.0
-"""Greatest RGB distance from the face's colour of what counts as bare, too; clothes are at least 90 from any skin."""
+"""Greatest RGB distance from the face's colour of what counts as bare, too; clothes are at least 80 from any skin."""
 
 _BARE_HIPS = 0.4
 """Share of skin on the hips from which a person without a skirt, shorts or trousers counts as bare."""
