@@ -88,7 +88,7 @@ def test_results_say_when_and_where(tmp_path: Path) -> None:
     cell = summarise("hand", "hero", [evaluation([True, False], [True, True], [True, True])])
     write_results([cell], tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {"date", "hero", "machine", "cells"} == set(results)
+    assert {"date", "hero", "machine", "pooled", "cells", "runs"} == set(results)
     assert results["cells"][0]["fresh"] == 1.0
     assert (tmp_path / "results.md").read_text().count("\n") == 3
 
@@ -165,6 +165,15 @@ def test_processes_share_a_benchmark_and_finished_runs_are_read(shared_runs: tup
     assert len(lines) == 4
     runs = sorted(out.glob("runs/*/evaluation/result.json"))
     assert len(runs) == 4
+    written = json.loads((out / "results.json").read_text())
+    assert [(run["method"], run["seed"]) for run in written["runs"]] == [
+        (method, seed) for seed in (0, 1) for method in ("hero", "noise-only")
+    ]
+    mean = {cell["method"]: cell for cell in written["cells"]}
+    over = mean["hero"]["refined"], mean["noise-only"]["refined"]
+    if None not in over:  # no good image, no refined noise
+        assert written["pooled"]["over noise-only, refined"]["mean"] == pytest.approx(over[0] - over[1])
+    assert written["pooled"]["gain, fresh"]["mean"] == pytest.approx(mean["hero"]["gain"])
     before = [path.stat().st_mtime_ns for path in runs]
     twice = run_success(["green-view"] * 2, ["hero"], [0, 1, 1], out, images=8, settings=SHORT, report=lines.append)
     assert [path.stat().st_mtime_ns for path in runs] == before

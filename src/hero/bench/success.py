@@ -116,8 +116,34 @@ def run_success(
         for task in tasks
         for method in methods
     ]
-    write_results(cells, out)
+    write_results(cells, out, [_figures(run, results[run]) for run in runs], _pooled(results))
     return cells
+
+
+def _figures(run: _Run, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What one run adds to the results: its figures without the verdicts on single images."""
+    named = {"task": run.task, "method": run.method, "seed": run.seed}
+    return {**named, **{key: result[key] for key in ("success", "diversity", "drift")}}
+
+
+def _pooled(results: Mapping[_Run, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Differences of `hero` pooled over tasks and seeds, each with the interval of `cluster_interval`.
+
+    "gain, fresh": tuned minus base. "over noise-only, refined": minus that control with the same task and seed.
+    """
+    verdicts = {(run.method, run.task, run.seed): result["details"]["verdicts"] for run, result in results.items()}
+    pairs: dict[str, list[tuple[Any, Any]]] = {"gain, fresh": [], "over noise-only, refined": []}
+    for (method, task, seed), ours in verdicts.items():
+        if method == "hero":
+            pairs["gain, fresh"].append((ours.get("tuned_fresh"), ours.get("base")))
+            control = verdicts.get(("noise-only", task, seed), {})
+            pairs["over noise-only, refined"].append((ours.get("tuned_refined"), control.get("tuned_refined")))
+    pooled = {}
+    for name, rows in pairs.items():
+        if rows and all(after is not None and before is not None for after, before in rows):
+            values = np.array([np.subtract(after, before, dtype=float) for after, before in rows])
+            pooled[name] = {"mean": float(values.mean()), "interval": list(cluster_interval(values))}
+    return pooled
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,11 +267,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def write_results(cells: Sequence[Cell], out: Path) -> None:
-    """Writes results.json (with date, version and machine) and results.md into `out`."""
+def write_results(
+    cells: Sequence[Cell],
+    out: Path,
+    runs: Sequence[Mapping[str, Any]] = (),
+    pooled: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes results.json (with date, version and machine, figures by run and pooled) and results.md into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(
-        json.dumps({**about_this(), "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n", encoding="utf-8"
+        json.dumps(
+            {**about_this(), "pooled": pooled or {}, "cells": [asdict(cell) for cell in cells], "runs": list(runs)},
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
     )
     (out / "results.md").write_text(to_markdown(cells), encoding="utf-8")
 
