@@ -154,7 +154,10 @@ def of_tensors(file: Path) -> str:
     if not file.is_file():
         return "-"
     tensors = load_file(file)
-    parts = [(name, list(x.shape), str(x.dtype), x.view(torch.uint8).numpy().tobytes().hex()) for name, x in sorted(tensors.items())]
+    parts = [
+        (name, list(x.shape), str(x.dtype), x.view(torch.uint8).numpy().tobytes().hex())
+        for name, x in sorted(tensors.items())
+    ]
     return digest(parts)
 
 

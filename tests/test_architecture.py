@@ -25,7 +25,7 @@ WITHOUT_TORCH = (
     "hero.errors",
     "hero.feedback",
     "hero.methods",
-    "hero.page",
+    "hero.web.process",
     "hero.tasks",
     "hero.types",
 )
@@ -89,7 +89,7 @@ def test_losses_and_transitions_know_no_model(module: str) -> None:
 
 @pytest.mark.parametrize("stage", ["noise", "rollout", "representation", "rewards", "update", "policies", "run"])
 def test_no_stage_knows_the_tuner_or_the_store(stage: str) -> None:
-    above = {"hero.tuner", "hero.learner", "hero.feedback.store", "hero.cli", "hero.report"}
+    above = {"hero.tuner", "hero.run.state", "hero.feedback.store", "hero.cli", "hero.report"}
     assert not reached_from(f"hero.{stage}") & above
 
 

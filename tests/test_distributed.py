@@ -316,7 +316,7 @@ def test_two_processes_give_what_one_gives_also_when_a_person_takes_longer_than_
 SHARDED = """
 import json, os, sys
 from pathlib import Path
-import hero.learner, hero.tuner
+import hero.run.state, hero.tuner
 from hero.cli import main
 from hero.distributed import launch, process_count
 from hero.policies import load_policy
@@ -334,7 +334,7 @@ def load_and_count(*given):
     Path("sizes-" + os.environ["RANK"]).write_text(json.dumps(sizes))
     return policy
 
-hero.learner.load_policy = hero.tuner.load_policy = load_and_count
+hero.run.state.load_policy = hero.tuner.load_policy = load_and_count
 main()
 """
 

@@ -15,11 +15,10 @@ from PIL import Image
 
 from hero.config import Config, EvaluatorConfig, validate
 from hero.errors import ConfigError
-from hero.evaluators import LiveEvaluator, Oracle, check_evaluator, resolve
+from hero.evaluators import LiveEvaluator, Oracle, check_evaluator, make_evaluator
 from hero.tasks import get_task
-from hero.tinyworld.scene import Judgement
 from hero.tinyworld.scenes import draw
-from hero.types import BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, image_id
+from hero.types import BestImage, Feedback, ImageBatch, ImageChunk, Judgement, RoundStart, image_id
 
 
 def brightness(image: Image.Image) -> Judgement:
@@ -193,7 +192,7 @@ def test_the_tasks_own_oracle_judges_drawn_scenes() -> None:
         images=tuple(Image.fromarray(scene.image) for scene in scenes),
         prompts=("1 hand",) * 20,
     )
-    evaluator = resolve(config())
+    evaluator = make_evaluator(config())
     assert isinstance(evaluator, Oracle)
     feedback = evaluator(batch)
     right = sum((feedback.verdicts[i] == "good") == (index % 2 == 0) for index, i in enumerate(batch.ids))
@@ -218,7 +217,7 @@ def test_the_tasks_own_oracle_judges_drawn_scenes() -> None:
 )
 def test_what_cannot_be_resolved_says_what_to_do(layers: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve(config(**layers))
+        make_evaluator(config(**layers))
 
 
 OWN = """
@@ -256,10 +255,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("here")
 def test_evaluators_of_ones_own_are_found_in_the_current_directory() -> None:
     batch = batch_of(LEVELS)
-    function = resolve(config(evaluator={"name": "own_judge:evaluate"}))
+    function = make_evaluator(config(evaluator={"name": "own_judge:evaluate"}))
     assert not isinstance(function, LiveEvaluator)
     assert function(batch).best == (batch.ids[0],)
-    watcher = resolve(config(evaluator={"name": "own_judge:Watcher"}))
+    watcher = make_evaluator(config(evaluator={"name": "own_judge:Watcher"}))
     assert isinstance(watcher, LiveEvaluator)
     watcher.begin(RoundStart(1, 6, ("a wall",)))
     watcher.show(ImageChunk(1, batch.ids, batch.images, batch.prompts, 6))
@@ -283,7 +282,7 @@ def test_evaluators_of_ones_own_are_found_in_the_current_directory() -> None:
 )
 def test_an_evaluator_that_cannot_be_loaded_says_why(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve(config(evaluator={"name": name}))
+        make_evaluator(config(evaluator={"name": name}))
 
 
 def painting(batch: ImageBatch) -> Feedback:

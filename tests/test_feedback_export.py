@@ -17,14 +17,14 @@ from PIL import Image
 
 from hero.config import Config
 from hero.errors import ConfigError, FeedbackError, RunError
-from hero.feedback.agreement import agreement
+from hero.feedback.agreement import measure_agreement
 from hero.feedback.export import LABELS_FILE, export_feedback
 from hero.feedback.importing import read_labels
 from hero.feedback.marks import Mark
 from hero.feedback.parquet import pairs_of
+from hero.feedback.starting import Started, start_from_labels
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
-from hero.starting import Started, start_from_labels
 from hero.tuner import Tuner
 from hero.types import Feedback, ImageBatch, image_id
 
@@ -266,7 +266,7 @@ def test_krippendorffs_published_example_of_nominal_data() -> None:
         name: Feedback({f"i{k}": words[v] for k, v in enumerate(values)})
         for name, values in (("a", first), ("b", second))
     }
-    found = agreement(answers)
+    found = measure_agreement(answers)
     assert found is not None
     assert found.alpha == pytest.approx(0.095, abs=5e-4)
     assert (found.images, found.full_share, found.disputed) == (10, 0.6, ("i0", "i2", "i5", "i8"))
@@ -274,8 +274,8 @@ def test_krippendorffs_published_example_of_nominal_data() -> None:
 
 def test_agreement_leaves_images_out_that_only_one_judged_and_knows_when_there_is_none() -> None:
     both = {"a": Feedback({"x": "good", "y": "bad"}), "b": Feedback({"y": "bad", "z": "good"})}
-    found = agreement(both)
+    found = measure_agreement(both)
     assert found is not None
     assert (found.images, found.full_share, found.alpha, found.disputed) == (1, 1.0, None, ())
-    assert agreement({"a": Feedback({"x": "good"})}) is None
-    assert agreement({}) is None
+    assert measure_agreement({"a": Feedback({"x": "good"})}) is None
+    assert measure_agreement({}) is None

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hero.bench.judges import agreement, degraded, draw
+from hero.bench.judges import accuracy_of, degraded, draw
 from hero.tasks import TASKS
-from hero.tinyworld.scene import Judge
-from hero.tinyworld.scenes import FAMILIES, family_of
+from hero.tinyworld.scenes import SCENE_FAMILIES, family_of
+from hero.types import Judge
 
 SCENES = 200
 EXACT = ("hand", "blue-rose", "modest-figure")
@@ -24,7 +24,7 @@ def judge_of(name: str) -> Judge:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_agrees_with_the_renderer(name: str) -> None:
-    clean, dim = agreement(TASKS[name], SCENES, seed=7)
+    clean, dim = accuracy_of(TASKS[name], SCENES, seed=7)
     assert clean >= 0.99
     assert dim >= 0.95
 
@@ -32,7 +32,7 @@ def test_agrees_with_the_renderer(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_agrees_with_the_renderer_on_the_mixture_too(name: str) -> None:
     rng, task = np.random.default_rng(7), TASKS[name]
-    family = FAMILIES[family_of(task.prompts[0])]
+    family = SCENE_FAMILIES[family_of(task.prompts[0])]
     clean, dim = [], []
     for index in range(SCENES):
         scene = family.draw(task.prompts[index % len(task.prompts)], rng)

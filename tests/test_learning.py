@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hero import Config, Feedback, ImageBatch, Tuner, configure
-from hero.evaluators import resolve
+from hero.evaluators import make_evaluator
 from hero.noise import StandardNoise
 from hero.policies import Policy
 from hero.rollout import draw_images
@@ -89,7 +89,7 @@ def test_the_same_check_fails_on_shuffled_scores(tmp_path: Path) -> None:
 def test_hero_raises_success_from_refined_noise(tmp_path: Path) -> None:
     config = configure("blue-rose", rounds=4, settings={"evaluation": {"images": 64}})
     with Tuner(config, tmp_path / "run") as tuner:
-        history = tuner.run(resolve(config))
+        history = tuner.run(make_evaluator(config))
     assert history[-1].labels == 4 * config.sampling.images_per_round
     success = TrainedRun(tmp_path / "run").evaluate().to_dict()["success"]
     assert success["tuned_refined"] >= min(2 * success["base"], 0.75)

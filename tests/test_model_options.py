@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 from hero.cli import app
 from hero.config import Config, UpdateConfig, merge, validate
 from hero.errors import ConfigError, ModelError, TrainingError
-from hero.footprint import Costs, estimate, measure, options_that_fit
 from hero.methods import PRESET_OF, configure
 from hero.noise import StandardNoise
-from hero.optimizers import load_optimizer_tensors, make_adamw, optimizer_tensors
 from hero.policies import FAMILIES, Policy, load_policy
+from hero.policies.footprint import Costs, estimate, measure, options_that_fit
 from hero.rollout import concatenate, rollout
 from hero.transitions import Transition
 from hero.types import Rewards, Trajectory
 from hero.update import ReplayUpdate
+from hero.update.optimizer import load_optimizer_tensors, make_adamw, optimizer_tensors
 
 PROMPTS = ("1 hand",)
 

@@ -23,17 +23,17 @@ import pytest
 import torch
 from PIL import Image
 
-import hero.attended
-from hero.attended import train_with_people
+import hero.people.session
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, RunError
 from hero.evaluators import people as people_module
-from hero.evaluators.people import People
 from hero.feedback import Channel, DeskState, LabelStore, Mark
-from hero.learner import Learner
+from hero.people.evaluator import People
+from hero.people.session import train_with_people
+from hero.people.suggestions import calibrate
 from hero.policies import load_policy
 from hero.run import RunDirectory
-from hero.suggestions import calibrate
+from hero.run.state import Learner
 from hero.tuner import Tuner
 from hero.types import Feedback, ImageBatch, RoundStats
 
@@ -42,7 +42,7 @@ KILLED_AT: dict[str, tuple[Any, str, int]] = {
     "submitted, not yet taken in": (LabelStore, "conclude", 2),
     "taken in, nothing learnt": (Tuner, "_learn_in_memory", 2),
     "learnt, nothing told": (Learner, "publish", 2),
-    "while previews are drawn": (hero.attended, "rollout", 3),
+    "while previews are drawn": (hero.people.session, "rollout", 3),
     "while an event is written": (Channel, "publish", 12),
 }
 """Where → (owner, function, which call of it never begins). Images are written twice a round, and once as previews."""

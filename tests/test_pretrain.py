@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_shares_of_the_captions_add_up_to_one() -> None:
     shares = scenes.caption_weights()
     assert sum(shares.values()) == pytest.approx(1)
-    of_family = {name: sum(shares[c] for c in shares if scenes.family_of(c) == name) for name in scenes.FAMILIES}
+    of_family = {name: sum(shares[c] for c in shares if scenes.family_of(c) == name) for name in scenes.SCENE_FAMILIES}
     assert of_family["hands"] / of_family["cats"] == pytest.approx(1.3)
     assert of_family["flowers"] / of_family["views"] == pytest.approx(1.3)
 

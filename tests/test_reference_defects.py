@@ -14,7 +14,7 @@ from hero.errors import ConfigError
 from hero.feedback import LabelStore
 from hero.noise import StandardNoise
 from hero.policies import Policy
-from hero.rewards import similarity
+from hero.reward.advantages import similarity
 from hero.rollout import rollout
 from hero.tuner import Tuner
 from hero.types import Feedback, ImageBatch, Rewards, Trajectory

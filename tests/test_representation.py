@@ -12,7 +12,8 @@ from torch.nn import functional
 from hero.config import RepresentationConfig
 from hero.errors import TrainingError
 from hero.memory import Memory
-from hero.representation import (
+from hero.reward.advantages import similarity
+from hero.reward.representation import (
     EmbeddingNetwork,
     ProjectionHead,
     Representation,
@@ -21,7 +22,6 @@ from hero.representation import (
     triplet_groups,
     triplet_loss,
 )
-from hero.rewards import similarity
 from hero.types import Feedback, image_id
 
 SHAPE = (4, 8, 8)

@@ -27,9 +27,9 @@ import hero.run
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, HeroError, ModelError, RunError
 from hero.feedback import LabelStore
-from hero.learner import Learner
 from hero.policies import load_policy
 from hero.run import RunDirectory
+from hero.run.state import Learner
 from hero.tuner import Tuner
 from hero.types import Feedback, ImageBatch, RoundStats
 from hero.update import ReplayUpdate

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from hero.config import validate
 from hero.errors import ConfigError, ModelError
-from hero.evaluators import check_evaluator, check_judge, load_reward_model, resolve, resolve_judge
+from hero.evaluators import check_can_judge, check_evaluator, evaluator_named, load_reward_model, make_evaluator
 from hero.evaluators.reward_model import RewardModel, is_reward_model
 from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import build_tokenizer
@@ -145,12 +145,12 @@ def test_resolve_gives_a_reward_model_and_a_judge_needs_a_threshold(clip: Path, 
     def config(name: str) -> object:
         return validate({"task": {"prompts": ["1 hand"]}, "evaluator": {"name": name}, "model": {"device": "cpu"}})
 
-    assert isinstance(resolve(config(f"clip:{clip}")), RewardModel)
-    assert resolve_judge(f"safety:{checker}", config("oracle")).threshold == 0
+    assert isinstance(make_evaluator(config(f"clip:{clip}")), RewardModel)
+    assert evaluator_named(f"safety:{checker}", config("oracle")).threshold == 0
     with pytest.raises(ConfigError, match="name what is good"):
-        check_judge(f"clip:{clip}", config("oracle"))
-    check_judge("safety", config("oracle"))
-    check_judge("web", config("oracle"))
+        check_can_judge(f"clip:{clip}", config("oracle"))
+    check_can_judge("safety", config("oracle"))
+    check_can_judge("web", config("oracle"))
     assert is_reward_model("safety")
     assert not is_reward_model("my_judge:evaluate")
 

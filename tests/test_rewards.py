@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hero.config import RepresentationConfig, RewardConfig
 from hero.memory import Memory
-from hero.representation import Representation
-from hero.rewards import advantages, compute_rewards, label_reward, score_reward, similarity
+from hero.reward.advantages import advantages, compute_rewards, label_reward, score_reward, similarity
+from hero.reward.representation import Representation
 from hero.types import Feedback, image_id
 
 IDS = [image_id(1, i) for i in range(6)]

@@ -9,7 +9,7 @@ import pytest
 
 from hero.tasks import TASKS, Task
 from hero.tinyworld.mixture import SUCCESS_SHARE
-from hero.tinyworld.scenes import FAMILIES, caption_weights, family_of, figures, views
+from hero.tinyworld.scenes import SCENE_FAMILIES, caption_weights, family_of, figures, views
 
 SCENES = 200
 
@@ -22,14 +22,14 @@ def prompts_of(family: str) -> set[str]:
 
 def share_of(task: Task) -> float:
     rng = np.random.default_rng(7)
-    family = FAMILIES[family_of(task.prompts[0])]
+    family = SCENE_FAMILIES[family_of(task.prompts[0])]
     scenes = [family.draw(task.prompts[i % len(task.prompts)], rng) for i in range(SCENES)]
     return float(np.mean([family.succeeds(task.name, scene.facts) for scene in scenes]))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SCENE_FAMILIES)
 def test_captions_are_few_plain_and_led_by_the_tasks_prompts(name: str) -> None:
-    captions = FAMILIES[name].captions()
+    captions = SCENE_FAMILIES[name].captions()
     assert 12 <= len(captions) <= 20
     assert min(captions.values()) > 0
     led = sum(weight for caption, weight in captions.items() if caption in prompts_of(name)) / sum(captions.values())
@@ -37,9 +37,9 @@ def test_captions_are_few_plain_and_led_by_the_tasks_prompts(name: str) -> None:
     assert all(caption == caption.lower() for caption in captions)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SCENE_FAMILIES)
 def test_every_caption_is_drawn_fast_and_depends_on_the_generator_alone(name: str) -> None:
-    family = FAMILIES[name]
+    family = SCENE_FAMILIES[name]
     start = time.process_time()
     for caption in family.captions():
         one, two = (family.draw(caption, np.random.default_rng(5)) for _ in range(2))
@@ -51,19 +51,19 @@ def test_every_caption_is_drawn_fast_and_depends_on_the_generator_alone(name: st
     assert (time.process_time() - start) / (2 * len(family.captions())) < 0.01
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SCENE_FAMILIES)
 def test_unknown_captions_and_tasks_are_errors(name: str) -> None:
     with pytest.raises(KeyError):
-        FAMILIES[name].draw("a submarine", np.random.default_rng(0))
+        SCENE_FAMILIES[name].draw("a submarine", np.random.default_rng(0))
     with pytest.raises(ValueError, match="no task"):
-        FAMILIES[name].succeeds("submarine", {})
+        SCENE_FAMILIES[name].succeeds("submarine", {})
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "green-view"])
 def test_the_outcome_can_be_forced(name: str) -> None:
     rng = np.random.default_rng(3)
     for prompt in TASKS[name].prompts:
-        family = FAMILIES[family_of(prompt)]
+        family = SCENE_FAMILIES[family_of(prompt)]
         for success in (True, False) * 10:
             assert family.succeeds(name, family.draw(prompt, rng, success=success).facts) is success
 

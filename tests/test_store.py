@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from hero.errors import FeedbackError, RunError
-from hero.feedback import SCHEMA_VERSION, LabelStore, Mark, Progress
+from hero.feedback import SCHEMA_VERSION, LabellingProgress, LabelStore, Mark
 from hero.types import Answer, Feedback, Verdict, image_id
 
 IDS = [image_id(1, index) for index in range(6)]
@@ -343,7 +343,7 @@ def test_progress_and_submissions_are_told_by_evaluator(store: LabelStore) -> No
     store.mark(1, "zoe", Mark(IDS[0], "verdict", "good"), Mark(IDS[1], "verdict", "bad"))
     store.mark(1, "zoe", Mark(IDS[1], "verdict", None))
     store.record(1, ANSWER, "ada", 1.0)
-    assert store.progress(1) == (Progress("ada", 3, True), Progress("zoe", 1, False))
+    assert store.progress(1) == (LabellingProgress("ada", 3, True), LabellingProgress("zoe", 1, False))
     assert store.revision() == (7, 1)
     store.submit(1, "zoe")
     assert list(store.submissions(1)) == list(store.submitters(1)) == ["ada", "zoe"]

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hero import Feedback, ImageBatch, Tuner
 from hero.config import Config
 from hero.errors import ConfigError
-from hero.tracking import GRID, image_grid
+from hero.run.trackers import GRID, image_grid
 
 NUMBERS = {"labels", "images", "good", "bad", "reward_mean", "reward_std", "triplet_loss", "steps", "loss", "kl"}
 NUMBERS |= {"ratio_mean", "first_ratio_deviation", "clip_fraction", "grad_norm"}

@@ -20,9 +20,9 @@ import pytest
 
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, RunError
-from hero.page import serving
 from hero.tuner import Tuner
 from hero.types import Feedback
+from hero.web.process import page_served
 
 PATIENCE = 900.0
 GOOD, BEST = (0, 2), 2
@@ -237,7 +237,7 @@ def test_a_run_that_is_stopped_from_the_page_ends_well_and_its_prompt_needs_no_e
 
 
 def test_a_page_that_cannot_be_served_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="could not be started"), serving(tmp_path / "nowhere", browser=False):
+    with pytest.raises(RunError, match="could not be started"), page_served(tmp_path / "nowhere", browser=False):
         pass
 
 

@@ -34,9 +34,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from hero.config import Config, merge, validate
 from hero.errors import ConfigError, HeroError, TrainingError
 
-__all__ = ["Alone", "Helper", "Task", "Workers", "connect", "is_helper", "launch", "process_count"]
+__all__ = ["Alone", "Helper", "Work", "Workers", "connect", "is_helper", "launch", "process_count"]
 
-Task = Callable[[Any], Any]
+Work = Callable[[Any], Any]
 """What is done with one micro-batch: a function from an item to a result; both are pickled between processes."""
 
 _PAUSES = (0.001, 1.0)
@@ -61,7 +61,7 @@ class Workers(Protocol):
     size: int
     mesh: DeviceMesh | None
 
-    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+    def prepare(self, tasks: Mapping[str, Work], parameters: Sequence[torch.nn.Parameter]) -> None:
         """To be called once, before `map`.
 
         Args:
@@ -90,10 +90,10 @@ class Alone:
     size = 1
     mesh: DeviceMesh | None = None
 
-    def __init__(self, tasks: Mapping[str, Task] | None = None) -> None:
+    def __init__(self, tasks: Mapping[str, Work] | None = None) -> None:
         self._tasks = tasks or {}
 
-    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+    def prepare(self, tasks: Mapping[str, Work], parameters: Sequence[torch.nn.Parameter]) -> None:
         self._tasks = tasks
 
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
@@ -123,7 +123,7 @@ def connect(config: Config) -> Workers:
     if process_count() == 1:
         return Alone()
     if is_helper():
-        raise TrainingError("only the main process trains a run; the others call hero.learner.help_main()")
+        raise TrainingError("only the main process trains a run; the others call hero.run.state.help_main()")
     return _Main(config)
 
 
@@ -221,7 +221,7 @@ class _Link:
             "the last checkpoint is intact, `hero resume` goes on from it"
         )
 
-    def attempt(self, task: Task, item: Any) -> Any:
+    def attempt(self, task: Work, item: Any) -> Any:
         """The result, or what went wrong: the exchange that the others wait for takes place in any case.
 
         Raises:
@@ -267,7 +267,7 @@ class _Main:
         self._link.open_groups(config)
         self.mesh = self._link.mesh
 
-    def prepare(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+    def prepare(self, tasks: Mapping[str, Work], parameters: Sequence[torch.nn.Parameter]) -> None:
         self._tasks = tasks
         self._parameters = parameters
 
@@ -345,7 +345,7 @@ class Helper:
         self._link.open_groups(self.config)
         self.mesh = self._link.mesh
 
-    def serve(self, tasks: Mapping[str, Task], parameters: Sequence[torch.nn.Parameter]) -> None:
+    def serve(self, tasks: Mapping[str, Work], parameters: Sequence[torch.nn.Parameter]) -> None:
         """Does what the main process asks for, until it says that there is no more.
 
         Raises:
@@ -367,7 +367,7 @@ class Helper:
                     raise
                 # To end here would end the main process before it can say what went wrong; it gives no more work.
 
-    def _work(self, task: Task, items: Sequence[Any]) -> None:
+    def _work(self, task: Work, items: Sequence[Any]) -> None:
         for start in range(0, len(items), self._link.size):
             if self.mesh is not None and not self._link.broadcast():
                 return  # the rest is not wanted

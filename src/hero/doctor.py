@@ -24,11 +24,12 @@ from PIL import Image
 from hero.config import Config, merge, validate
 from hero.errors import HeroError
 from hero.evaluators import check_evaluator, load_evaluator
-from hero.footprint import device_memory, estimate, gibibytes, measure, options_that_fit
 from hero.methods import configure
 from hero.noise import StandardNoise
 from hero.policies import FAMILIES, Conditioning, Policy, load_policy, resolve_device
+from hero.policies.footprint import device_memory, estimate, gibibytes, measure, options_that_fit
 from hero.rollout import rollout
+from hero.seeding import Stage
 from hero.tasks import get_task
 from hero.tinyworld.scenes import draw
 from hero.types import BestImage, ImageBatch, Rewards, Trajectory, image_id
@@ -162,7 +163,7 @@ def _short(config: Config, *, eta: float) -> Config:
 
 def _draw(policy: Policy, config: Config) -> tuple[Conditioning, Trajectory]:
     prompts = config.task.prompts * _IMAGES
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=config.seed, round_=0, stage="doctor-noise")
+    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=config.seed, round_=0, stage=Stage.DOCTOR_NOISE)
     conditioning = policy.encode(config.task.prompts)
     index = torch.zeros(_IMAGES, dtype=torch.int64)
     chunks = rollout(policy, conditioning, index, noise, seed=config.seed, round_=0, micro_batch=_IMAGES)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from hero.config import NoiseConfig
-from hero.seeding import generator, normal
+from hero.seeding import Stage, generator, normal
 from hero.types import Feedback, ImageId
 
 __all__ = ["FeedbackNoise", "InitialNoise", "StandardNoise", "make_noise", "perturb"]
@@ -34,7 +34,7 @@ class InitialNoise(Protocol):
         *,
         seed: int,
         round_: int,
-        stage: str = "noise",
+        stage: Stage = Stage.NOISE,
     ) -> torch.Tensor:
         """(N, C, h, w) fp32 on the CPU, one draw per entry of `prompts`."""
         ...
@@ -68,7 +68,7 @@ class StandardNoise:
         *,
         seed: int,
         round_: int,
-        stage: str = "noise",
+        stage: Stage = Stage.NOISE,
     ) -> torch.Tensor:
         return torch.stack([normal(shape, generator(seed, stage, round_, i)) for i in range(len(prompts))])
 
@@ -116,7 +116,7 @@ class FeedbackNoise:
         *,
         seed: int,
         round_: int,
-        stage: str = "noise",
+        stage: Stage = Stage.NOISE,
     ) -> torch.Tensor:
         seen: Counter[str] = Counter()
         draws = []

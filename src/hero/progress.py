@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["OnStep", "ignore"]
+__all__ = ["OnImages", "OnStep", "ignore"]
 
 OnStep = Callable[[str, int, int], None]
 """Told (what is done, steps done, steps in all); may wait, and whatever it raises interrupts the stage."""
+
+OnImages = Callable[[int, int], None]
+"""Told (images drawn so far, images in all)."""
 
 
 def ignore(what: str, done: int, total: int) -> None:

@@ -16,7 +16,7 @@ from hero.batching import halved
 from hero.distributed import Alone, Workers
 from hero.errors import TrainingError
 from hero.policies import Conditioning, Policy
-from hero.seeding import generator, normal
+from hero.seeding import Stage, generator, normal
 from hero.types import Trajectory
 
 __all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw", "draw_images", "rollout"]
@@ -37,7 +37,7 @@ class MicroBatch:
     prompt_index: torch.Tensor
     initial_noise: torch.Tensor
     seed: int
-    stage: str
+    stage: Stage
     round_: int
 
 
@@ -77,7 +77,7 @@ def rollout(
     seed: int,
     round_: int,
     micro_batch: int,
-    stage: str = "step-noise",
+    stage: Stage = Stage.STEP_NOISE,
     workers: Workers | None = None,
 ) -> Iterator[RolloutChunk]:
     """Draws N images with the policy as it is now.
@@ -164,7 +164,7 @@ def draw_images(
     noise: torch.Tensor,
     *,
     seed: int,
-    stage: str,
+    stage: Stage,
     micro_batch: int,
     on_chunk: Callable[[int], None] | None = None,
 ) -> list[Image.Image]:

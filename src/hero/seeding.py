@@ -7,19 +7,55 @@ number of processes or on what ran before, which is what makes resuming exact.
 from __future__ import annotations
 
 import hashlib
+from enum import StrEnum
 
 import torch
 
-__all__ = ["derive_seed", "generator", "normal"]
+__all__ = ["Stage", "derive_seed", "generator", "normal"]
 
 
-def derive_seed(seed: int, stage: str, round_: int = 0, index: int = 0) -> int:
+class Stage(StrEnum):
+    """Every use of random numbers. Two uses never share one: draws of the same stage, round and index are equal.
+
+    A method from outside the package names its own, a text that begins with its module's name.
+    """
+
+    NOISE = "noise"
+    STEP_NOISE = "step-noise"
+    LORA = "lora"
+    REPRESENTATION = "representation"
+    TRIPLETS = "triplets"
+    TIMESTEPS = "timesteps"
+    IMAGE_ORDER = "image-order"
+    FORWARD_NOISE = "forward-noise"
+    FORWARD_TIMES = "forward-times"
+    SELECTION = "selection"
+    ORACLE_FLIP = "oracle-flip"
+    ORACLE_BEST = "oracle-best"
+    PREVIEW_NOISE = "preview-noise"
+    PREVIEW_STEP_NOISE = "preview-step-noise"
+    EVALUATION_NOISE = "evaluation-noise"
+    EVALUATION_STEP_NOISE = "evaluation-step-noise"
+    DRIFT_NOISE = "drift-noise"
+    DRIFT_STEP_NOISE = "drift-step-noise"
+    DIVERSITY = "diversity"
+    BLIND_ORDER = "blind-order"
+    GENERATE_NOISE = "generate-noise"
+    GENERATE_STEP_NOISE = "generate-step-noise"
+    DOCTOR_NOISE = "doctor-noise"
+    DOCTOR_STEP_NOISE = "doctor-step-noise"
+    EYE_NOISE = "eye-noise"
+    EYE_STEP_NOISE = "eye-step-noise"
+    BENCH_LORA = "bench-lora"
+
+
+def derive_seed(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> int:
     """A 63-bit hash of the arguments; torch's CPU generator uses its lower 32 bits."""
     text = f"{seed}/{stage}/{round_}/{index}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 
 
-def generator(seed: int, stage: str, round_: int = 0, index: int = 0) -> torch.Generator:
+def generator(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> torch.Generator:
     """A CPU generator seeded with `derive_seed`; on the CPU on every device, so that GPUs draw the same."""
     return torch.Generator("cpu").manual_seed(derive_seed(seed, stage, round_, index))
 

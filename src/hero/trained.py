@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ from PIL import Image
 from hero.errors import ConfigError, RunError
 from hero.evaluation import SETS, EvaluationResult, evaluate
 from hero.evaluation.stored import people_said
+from hero.ids import prompts_in_turn
 from hero.noise import FeedbackNoise, InitialNoise, StandardNoise
 from hero.policies import load_policy
+from hero.progress import OnImages
 from hero.rollout import draw_images
 from hero.run import RunDirectory, read_images
+from hero.seeding import Stage
 from hero.tasks import TASKS
 
 __all__ = ["TrainedRun"]
-
-Progress = Callable[[int, int], None]
-"""Told (images drawn so far, images in all)."""
 
 
 class TrainedRun:
@@ -65,7 +65,7 @@ class TrainedRun:
         images: int | None = None,
         prompts: Sequence[str] | None = None,
         base_of: Path | None = None,
-        progress: Progress | None = None,
+        progress: OnImages | None = None,
     ) -> EvaluationResult:
         """Measures success, diversity and drift; writes evaluation/result.json and the images beside it.
 
@@ -108,7 +108,7 @@ class TrainedRun:
         noise: str = "fresh",
         seed: int = 0,
         base: bool = False,
-        progress: Progress | None = None,
+        progress: OnImages | None = None,
     ) -> list[Image.Image]:
         """Draws `images` images, prompts in turn (default: the run's), with the sampler of training.
 
@@ -121,9 +121,9 @@ class TrainedRun:
             ConfigError: `noise` is neither, or the run has no refined noise for these prompts.
         """
         chosen = tuple(prompts or self.config.task.prompts)
-        wanted = [chosen[i % len(chosen)] for i in range(images)]
+        wanted = prompts_in_turn(chosen, images)
         latents = self._noise_named(noise, chosen).sample(
-            wanted, self.policy.latent_shape, seed=seed, round_=0, stage="generate-noise"
+            wanted, self.policy.latent_shape, seed=seed, round_=0, stage=Stage.GENERATE_NOISE
         )
         drawn = 0
 
@@ -140,7 +140,7 @@ class TrainedRun:
                 wanted,
                 latents,
                 seed=seed,
-                stage="generate-step-noise",
+                stage=Stage.GENERATE_STEP_NOISE,
                 micro_batch=size,
                 on_chunk=advance,
             )

@@ -19,16 +19,17 @@ from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
-from hero.learner import Asked, Learner
+from hero.ids import image_id, prompt_index_of, prompts_in_turn
 from hero.policies import Policy, load_policy
 from hero.progress import OnStep, ignore
-from hero.representation import triplet_groups
-from hero.rewards import compute_rewards
+from hero.reward.advantages import compute_rewards
+from hero.reward.representation import triplet_groups
 from hero.rollout import concatenate, rollout
 from hero.run import RunDirectory
-from hero.statistics import round_stats
-from hero.tracking import check_trackers
-from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, image_id
+from hero.run.metrics import round_stats
+from hero.run.state import Asked, Learner
+from hero.run.trackers import check_trackers
+from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats
 
 __all__ = ["Tuner"]
 
@@ -160,8 +161,8 @@ class Tuner:
     def _draw(self, on_chunk: OnChunk | None) -> Asked:
         started = time.monotonic()
         config, round_, n = self.config, self.round, self.config.sampling.images_per_round
-        prompt_index = torch.arange(n) % len(config.task.prompts)
-        prompts = [config.task.prompts[k] for k in prompt_index.tolist()]
+        prompt_index = torch.tensor([prompt_index_of(i, len(config.task.prompts)) for i in range(n)])
+        prompts = prompts_in_turn(config.task.prompts, n)
         ids = tuple(image_id(round_, i) for i in range(n))
 
         initial_noise = self.learner.noise.sample(prompts, self.policy.latent_shape, seed=config.seed, round_=round_)
@@ -179,7 +180,7 @@ class Tuner:
             trajectories.append(chunk.trajectory)
             images += chunk.images
             rows = slice(chunk.indices.start, chunk.indices.stop)
-            self.directory.write_images(round_, dict(zip(ids[rows], chunk.images, strict=True)))
+            self.directory.write_images(dict(zip(ids[rows], chunk.images, strict=True)))
             if on_chunk is not None:
                 latents = chunk.trajectory.final_latents
                 on_chunk(ImageChunk(round_, ids[rows], tuple(chunk.images), tuple(prompts[rows]), n, latents))

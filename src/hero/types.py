@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hero.errors import FeedbackError
+from hero.ids import ImageId, image_id
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,8 @@ __all__ = [
     "ImageBatch",
     "ImageChunk",
     "ImageId",
+    "Judge",
+    "Judgement",
     "Rewards",
     "RoundStart",
     "RoundStats",
@@ -33,19 +36,31 @@ __all__ = [
     "image_id",
 ]
 
-ImageId = str
-
-
-def image_id(round_: int, index: int) -> ImageId:
-    """The stable id of image `index` (from 0) of round `round_` (from 1), e.g. "r0003-i0012"."""
-    return f"r{round_:04d}-i{index:04d}"
-
 
 class Verdict(StrEnum):
     """What an evaluator says of one image."""
 
     GOOD = "good"
     BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judge's answer.
+
+    Attributes:
+        success: whether the picture shows what the task asks for.
+        quality: in [0, 1], how well; among successes a simulated evaluator picks its best by it.
+    """
+
+    success: bool
+    quality: float
+
+
+class Judge(Protocol):
+    """Plain image analysis that decides a task's success, written without looking at the model."""
+
+    def __call__(self, image: Image.Image) -> Judgement: ...
 
 
 @dataclass(frozen=True)

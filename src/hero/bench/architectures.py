@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hero.bench.miniatures import new_clip_tokenizer
 from hero.config import Config
 from hero.errors import ConfigError
-from hero.footprint import Costs, measure
 from hero.policies import Conditioning, family_of
+from hero.policies.footprint import Costs, measure
 from hero.policies.pipeline import PipelinePolicy
 from hero.tinyworld.architecture import new_scheduler
 

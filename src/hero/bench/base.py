@@ -15,11 +15,13 @@ from PIL import Image
 
 from hero.bench.machine import about_this
 from hero.config import Config
-from hero.evaluation import Measured
+from hero.evaluation import HELD_OUT, Measured
+from hero.ids import prompts_in_turn
 from hero.methods import configure
 from hero.noise import StandardNoise
 from hero.policies import Policy, load_policy
 from hero.rollout import draw_images
+from hero.seeding import Stage
 from hero.tasks import TASKS, Task, get_task
 
 __all__ = ["contact_sheet", "draw_base", "draw_held_out", "main"]
@@ -34,23 +36,23 @@ def draw_held_out(
     config: Config | None = None,
     *,
     seed: int | None = None,
-    stage: str = "evaluation",
+    stages: tuple[Stage, Stage] = HELD_OUT,
 ) -> list[Image.Image]:
     """One image per prompt with the policy as it is, from fresh noise; default: the preset's held-out noises."""
     config = config or configure()
     seed = config.evaluation.seed if seed is None else seed
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=f"{stage}-noise")
+    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=stages[0])
     micro_batch = config.sampling.micro_batch
-    return draw_images(policy, prompts, noise, seed=seed, stage=f"{stage}-step-noise", micro_batch=micro_batch)
+    return draw_images(policy, prompts, noise, seed=seed, stage=stages[1], micro_batch=micro_batch)
 
 
 def draw_base(
-    policy: Policy, task: Task, images: int, *, seed: int | None = None, stage: str = "evaluation"
+    policy: Policy, task: Task, images: int, *, seed: int | None = None, stages: tuple[Stage, Stage] = HELD_OUT
 ) -> list[Image.Image]:
     """`images` images of the base model for `task`, prompts in turn; default: on evaluation's held-out noises."""
-    prompts = [task.prompts[i % len(task.prompts)] for i in range(images)]
+    prompts = prompts_in_turn(task.prompts, images)
     with policy.frozen():
-        return draw_held_out(policy, prompts, seed=seed, stage=stage)
+        return draw_held_out(policy, prompts, seed=seed, stages=stages)
 
 
 def contact_sheet(images: list[Image.Image], verdicts: list[bool]) -> Image.Image:

@@ -23,6 +23,7 @@ from hero.errors import RunError
 from hero.evaluation import wilson_interval
 from hero.methods import configure
 from hero.policies import load_policy
+from hero.seeding import Stage
 from hero.tasks import TASKS
 
 __all__ = ["compare", "join", "main", "split"]
@@ -85,9 +86,15 @@ def main() -> None:
     policy = load_policy(configure()) if missing else None
     for task in missing:
         assert policy is not None
-        join(draw_base(policy, task, arguments.images, seed=_SEED_OF.get(task.name, _SEED), stage="eye")).save(
-            out / f"{task.name}.png", optimize=True
-        )
+        join(
+            draw_base(
+                policy,
+                task,
+                arguments.images,
+                seed=_SEED_OF.get(task.name, _SEED),
+                stages=(Stage.EYE_NOISE, Stage.EYE_STEP_NOISE),
+            )
+        ).save(out / f"{task.name}.png", optimize=True)
         print(f"{task.name}: drawn", flush=True)
     labels = out / "labels.json"
     marked = json.loads(labels.read_text(encoding="utf-8")) if labels.is_file() else {}

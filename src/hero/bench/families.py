@@ -21,12 +21,13 @@ from hero import __version__
 from hero.bench.architectures import FULL_SIZE, costs_of
 from hero.bench.miniatures import MINIATURES, save_miniature
 from hero.config import Config
-from hero.footprint import estimate, gibibytes
+from hero.ids import prompt_index_of, prompts_in_turn
 from hero.methods import configure
 from hero.noise import StandardNoise
 from hero.policies import Policy, load_policy
+from hero.policies.footprint import estimate, gibibytes
 from hero.rollout import rollout
-from hero.seeding import generator
+from hero.seeding import Stage, generator
 from hero.types import Rewards, Trajectory
 from hero.update import make_update
 
@@ -81,18 +82,18 @@ def _config(model: Path, *, eta: float) -> Config:
 
 
 def _prompts() -> list[str]:
-    return [_PROMPTS[i % 2] for i in range(_IMAGES)]
+    return prompts_in_turn(_PROMPTS, _IMAGES)
 
 
 def _draw(policy: Policy) -> Trajectory:
     noise = StandardNoise().sample(_prompts(), policy.latent_shape, seed=0, round_=0)
-    index = torch.arange(_IMAGES) % 2
+    index = torch.tensor([prompt_index_of(i, len(_PROMPTS)) for i in range(_IMAGES)])
     chunks = rollout(policy, policy.encode(_PROMPTS), index, noise, seed=0, round_=0, micro_batch=_IMAGES)
     return next(chunks).trajectory
 
 
 def _randomise(policy: Policy) -> None:
-    source = generator(0, "bench-lora")
+    source = generator(0, Stage.BENCH_LORA)
     state = policy.state_dict()
     policy.load_state_dict({k: 0.2 * torch.randn(v.shape, generator=source) for k, v in state.items()})
 

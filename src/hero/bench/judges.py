@@ -18,9 +18,9 @@ from scipy import ndimage
 from hero import __version__
 from hero.tasks import TASKS, Task
 from hero.tinyworld.scene import Scene
-from hero.tinyworld.scenes import FAMILIES, family_of, views
+from hero.tinyworld.scenes import SCENE_FAMILIES, family_of, views
 
-__all__ = ["agreement", "degraded", "draw", "main"]
+__all__ = ["accuracy_of", "degraded", "draw", "main"]
 
 
 def degraded(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
@@ -36,10 +36,10 @@ def draw(task: Task, prompt: str, success: bool, rng: np.random.Generator) -> Sc
     """A scene of `task` with the outcome `success`, every draw from `rng`."""
     if task.name == "green-view":  # its fact is independent of the family's own success
         return views.draw(prompt, rng, green=success)
-    return FAMILIES[family_of(prompt)].draw(prompt, rng, success=success)
+    return SCENE_FAMILIES[family_of(prompt)].draw(prompt, rng, success=success)
 
 
-def agreement(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
+def accuracy_of(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
     """(clean, degraded) shares of agreement over `scenes` fresh scenes, half of them successes."""
     if task.judge is None:
         raise ValueError(f"{task.name} has no judge")
@@ -48,7 +48,7 @@ def agreement(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
     for index in range(scenes):
         prompt = task.prompts[index // 2 % len(task.prompts)]
         scene = draw(task, prompt, index % 2 == 0, rng)
-        truth = FAMILIES[family_of(prompt)].succeeds(task.name, scene.facts)
+        truth = SCENE_FAMILIES[family_of(prompt)].succeeds(task.name, scene.facts)
         clean += task.judge(Image.fromarray(scene.image)).success == truth
         dim += task.judge(degraded(scene.image, rng)).success == truth
     return clean / scenes, dim / scenes
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = {task.name: agreement(task, arguments.scenes) for task in TASKS.values() if task.judge is not None}
+    found = {task.name: accuracy_of(task, arguments.scenes) for task in TASKS.values() if task.judge is not None}
     about = {"date": datetime.now(UTC).date().isoformat(), "hero": __version__, "scenes": arguments.scenes}
     tasks = {name: {"clean": clean, "degraded": dim} for name, (clean, dim) in found.items()}
     (arguments.out / "results.json").write_text(json.dumps({**about, "tasks": tasks}, indent=1) + "\n")

@@ -26,7 +26,7 @@ from hero.console import quiet_libraries
 from hero.errors import RunError
 from hero.evaluation import wilson_interval
 from hero.evaluation.stored import stored_evaluation
-from hero.evaluators import resolve
+from hero.evaluators import make_evaluator
 from hero.methods import configure
 from hero.run import RunDirectory
 from hero.trained import TrainedRun
@@ -177,7 +177,7 @@ class _Run:
             if done is not None:
                 return done
         with Tuner.resume(self.folder) if resumed else Tuner(config, self.folder) as tuner:
-            tuner.run(resolve(tuner.config))
+            tuner.run(make_evaluator(tuner.config))
         return TrainedRun(self.folder).evaluate(images=self.images, base_of=self._base_of(config)).to_dict()
 
     def _base_of(self, config: Config) -> Path | None:

@@ -21,6 +21,7 @@ from hero.bench.success import cluster_interval
 from hero.config import Config
 from hero.errors import RunError
 from hero.evaluation.stored import stored_evaluation
+from hero.ids import prompts_in_turn
 from hero.policies import Policy, load_policy
 from hero.run import RunDirectory
 from hero.tasks import TASKS, Task
@@ -163,7 +164,7 @@ def _draw_all(policy: Policy, config: Config, images: int, trained: Task | None 
             continue
         neighbours = task.transfer_prompts if trained in (None, task) else ()
         for prompts in filter(None, (task.prompts, neighbours)):
-            wanted = [prompts[i % len(prompts)] for i in range(images)]
+            wanted = prompts_in_turn(prompts, images)
             if prompts not in drawn:
                 drawn[prompts] = draw_held_out(policy, wanted, config)
             for prompt, image in zip(wanted, drawn[prompts], strict=True):

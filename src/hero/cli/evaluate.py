@@ -136,11 +136,11 @@ def _blind_desk(
     run: Path, evaluator: str, console: Console, *, images: int | None, prompts: list[str] | None
 ) -> BlindDesk:
     """The desk for `evaluator`; draws what is not drawn yet."""
-    from hero.evaluators import check_judge
+    from hero.evaluators import check_can_judge
     from hero.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    check_judge(evaluator, directory.config)
+    check_can_judge(evaluator, directory.config)
     quiet_libraries()
     from hero.evaluation.people import PEOPLE_IMAGES, BlindDesk
     from hero.evaluation.stored import stored_evaluation
@@ -152,21 +152,21 @@ def _blind_desk(
 
 
 def _judge_here(desk: BlindDesk, evaluator: str, console: Console) -> dict[str, Any]:
-    from hero.evaluators import resolve_judge
+    from hero.evaluators import evaluator_named
 
     with desk:
-        return desk.judge(resolve_judge(evaluator, desk.config), lambda *done: say(console, _judged(*done)))
+        return desk.judge(evaluator_named(evaluator, desk.config), lambda *done: say(console, _judged(*done)))
 
 
 def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | None, browser: bool) -> dict[str, Any]:
     """Serves the desk until people have judged every round."""
-    from hero.evaluators.people import People, RunStopped
-    from hero.page import serving
+    from hero.people.evaluator import People, RunStopped
+    from hero.web.process import page_served
 
     with desk:
         people = People(desk.store, desk.config.evaluator)
         people.channel.publish("run", 0, desk.description())
-        with serving(desk.path, host=host, port=port, browser=browser) as page:
+        with page_served(desk.path, host=host, port=port, browser=browser) as page:
             say(console, f"judge the images at {page.address}")
             try:
                 result = desk.judge(people, lambda *done: say(console, _judged(*done)))

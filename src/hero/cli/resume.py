@@ -82,7 +82,7 @@ def label(
     no_browser: NoBrowser = False,
 ) -> None:
     """Serve the labelling page of a run again, also of one that is trained elsewhere; Ctrl-C closes it."""
-    from hero.page import serving
+    from hero.web.process import page_served
 
     if not (run / "config.toml").is_file():
         raise RunError(f"there is no run in {run}: it holds no config.toml")
@@ -90,7 +90,7 @@ def label(
     if settings.name != "web":
         raise ConfigError(f"{run} is not labelled by people, its evaluator is {settings.name!r}; see --evaluator web")
     console = Console()
-    with serving(run, settings.store, host=host, port=port, browser=not no_browser) as page:
+    with page_served(run, settings.store, host=host, port=port, browser=not no_browser) as page:
         say(console, f"label at {page.address}")
         try:
             page.wait()

@@ -23,7 +23,7 @@ from hero.errors import ConfigError
 
 if TYPE_CHECKING:
     from hero.evaluators import Evaluator, LiveEvaluator
-    from hero.evaluators.people import People
+    from hero.people.evaluator import People
     from hero.tuner import Tuner
     from hero.types import ImageChunk, RoundStats
 
@@ -42,7 +42,7 @@ def share_work(processes: int | None) -> None:
             raise ConfigError(f"--processes {processes}, but {process_count()} were started already; leave it out")
         if is_helper():
             quiet_libraries()
-            from hero.learner import help_main
+            from hero.run.state import help_main
 
             help_main()
             raise typer.Exit
@@ -54,9 +54,9 @@ def share_work(processes: int | None) -> None:
 
 def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
     """Who answers in this process; None where people do, at their page."""
-    from hero.evaluators import resolve
+    from hero.evaluators import make_evaluator
 
-    return None if config.evaluator.name == "web" else resolve(config)
+    return None if config.evaluator.name == "web" else make_evaluator(config)
 
 
 @contextmanager
@@ -64,14 +64,14 @@ def people_at(
     run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool
 ) -> Iterator[People]:
     """The people at the page of `run`, which is served within."""
-    from hero.evaluators.people import People
     from hero.feedback import LabelStore
-    from hero.page import serving
+    from hero.people.evaluator import People
+    from hero.web.process import page_served
 
     shared = config.evaluator.store
     with (
         LabelStore(shared or run / "feedback.db") as store,
-        serving(run, shared, host=host, port=port, browser=browser) as page,
+        page_served(run, shared, host=host, port=port, browser=browser) as page,
     ):
         say(console, f"label at {page.address}")
         yield People(store, config.evaluator)
@@ -82,8 +82,8 @@ def train_to_end(
     tuner: Tuner, evaluator: People | Evaluator | LiveEvaluator | None, console: Console
 ) -> list[RoundStats] | None:
     """Trains what is left to train; returns the figures of every round, or None if people stopped the run."""
-    from hero.attended import train_with_people
-    from hero.evaluators.people import People
+    from hero.people.evaluator import People
+    from hero.people.session import train_with_people
 
     assert evaluator is not None
     per_round = tuner.config.sampling.images_per_round

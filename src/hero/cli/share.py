@@ -93,7 +93,7 @@ def feedback_import(
         config = validate(merge(load_toml(config_file or beside), own))
     RunDirectory.check_free(out)
     quiet_libraries()
-    from hero.starting import start_from_labels
+    from hero.feedback.starting import start_from_labels
 
     console = Console()
     with interruptible(out):

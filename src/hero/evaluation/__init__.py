@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hero.evaluation.features import FEATURE_MAP, pixel_features
 from hero.evaluation.intervals import Measured, wilson_interval
-from hero.evaluation.measure import evaluate
+from hero.evaluation.measure import HELD_OUT, evaluate
 from hero.evaluation.prompts import unrelated_prompts
 from hero.evaluation.result import SETS, EvaluationResult
 from hero.evaluation.variety import (
@@ -19,6 +19,7 @@ from hero.evaluation.variety import (
 __all__ = [
     "DIVERSITY_SAMPLE",
     "FEATURE_MAP",
+    "HELD_OUT",
     "MIN_DIVERSITY_SAMPLE",
     "SETS",
     "Drift",

@@ -17,8 +17,9 @@ from PIL import Image
 
 from hero.errors import RunError
 from hero.evaluation.result import SETS
+from hero.ids import blind_id
 from hero.run import RunDirectory
-from hero.seeding import derive_seed
+from hero.seeding import Stage, derive_seed
 from hero.types import ImageBatch, ImageId
 
 __all__ = ["ROUND_SIZE", "BlindImage", "BlindPlan"]
@@ -57,12 +58,12 @@ class BlindPlan:
         missing = [self._path(*item) for item in everything if not self._path(*item).is_file()]
         if len(prompts) < images or missing or "base" not in self.sets:
             raise RunError(f"{run.path} holds no evaluation of {images} images a set; run `hero evaluate {run.path}`")
-        seed = derive_seed(result["details"]["seed"], "blind-order", images)
+        seed = derive_seed(result["details"]["seed"], Stage.BLIND_ORDER, images)
         order = np.random.default_rng(seed).permutation(len(everything))
         parts = np.array_split(order, -(-len(everything) // ROUND_SIZE))
         self.rounds = tuple(
             tuple(
-                BlindImage(f"e{number:04d}-i{place:04d}", *everything[int(k)], prompts[everything[int(k)][1]])
+                BlindImage(blind_id(number, place), *everything[int(k)], prompts[everything[int(k)][1]])
                 for place, k in enumerate(part)
             )
             for number, part in enumerate(parts, start=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,17 +15,23 @@ from hero.evaluation.intervals import Measured
 from hero.evaluation.prompts import unrelated_prompts
 from hero.evaluation.result import SETS, EvaluationResult
 from hero.evaluation.variety import DIVERSITY_SAMPLE, MIN_DIVERSITY_SAMPLE, diversity, drift, mean_distance
+from hero.ids import prompts_in_turn
 from hero.noise import StandardNoise
+from hero.progress import OnImages
 from hero.rollout import draw_images
+from hero.seeding import Stage
 
 if TYPE_CHECKING:
     from hero.config import Config
     from hero.noise import FeedbackNoise
     from hero.policies import Policy
     from hero.tasks import Task
-    from hero.tinyworld.scene import Judge
+    from hero.types import Judge
 
-__all__ = ["evaluate"]
+__all__ = ["HELD_OUT", "evaluate"]
+
+HELD_OUT = (Stage.EVALUATION_NOISE, Stage.EVALUATION_STEP_NOISE)
+"""Seed stages of the initial and the step noises that every figure is measured on."""
 
 
 def evaluate(
@@ -38,7 +44,7 @@ def evaluate(
     images: int | None = None,
     prompts: Sequence[str] | None = None,
     base: Mapping[str, Sequence[Image.Image]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnImages | None = None,
 ) -> tuple[EvaluationResult, dict[str, list[Image.Image]]]:
     """Measures the policy as it is now against its base, with the sampler of training.
 
@@ -64,7 +70,7 @@ def evaluate(
     if total < 1:
         raise ValueError(f"evaluate: images is {total}; it must be at least 1")
     asked = tuple(prompts or config.task.prompts)
-    drawn_prompts = [asked[i % len(asked)] for i in range(total)]
+    drawn_prompts = prompts_in_turn(asked, total)
     unrelated = unrelated_prompts([*config.task.prompts, *asked])
     sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, base or {}, progress)
 
@@ -106,14 +112,14 @@ def _draw_sets(
     prompts: Sequence[str],
     unrelated: Sequence[str],
     base: Mapping[str, Sequence[Image.Image]],
-    progress: Callable[[int, int], None] | None,
+    progress: OnImages | None,
 ) -> dict[str, list[Image.Image]]:
     seed, shape = config.evaluation.seed, policy.latent_shape
     learns = config.update.kind != "none"  # frozen weights draw the base's images from fresh noise
-    fresh = StandardNoise().sample(prompts, shape, seed=seed, round_=0, stage="evaluation-noise")
+    fresh = StandardNoise().sample(prompts, shape, seed=seed, round_=0, stage=HELD_OUT[0])
     near_good = None
     if refined is not None:
-        near_good = refined.sample(prompts, shape, seed=seed, round_=0, stage="evaluation-noise")
+        near_good = refined.sample(prompts, shape, seed=seed, round_=0, stage=HELD_OUT[0])
         if torch.equal(near_good, fresh):  # it knows none of these prompts
             near_good = None
     passes = (not base) + learns
@@ -126,18 +132,18 @@ def _draw_sets(
         if progress is not None:
             progress(done, total)
 
-    def draw(wanted: Sequence[str], noise: torch.Tensor, stage: str) -> list[Image.Image]:
+    def draw(wanted: Sequence[str], noise: torch.Tensor, stage: Stage) -> list[Image.Image]:
         size = config.sampling.micro_batch
         return draw_images(policy, wanted, noise, seed=seed, stage=stage, micro_batch=size, on_chunk=advance)
 
     def draw_unrelated() -> list[Image.Image]:
         if not unrelated:
             return []
-        noise = StandardNoise().sample(unrelated, shape, seed=seed, round_=0, stage="drift-noise")
-        return draw(unrelated, noise, "drift-step-noise")
+        noise = StandardNoise().sample(unrelated, shape, seed=seed, round_=0, stage=Stage.DRIFT_NOISE)
+        return draw(unrelated, noise, Stage.DRIFT_STEP_NOISE)
 
     def draw_both() -> tuple[list[Image.Image], list[Image.Image]]:
-        return draw(prompts, fresh, "evaluation-step-noise"), draw_unrelated()
+        return draw(prompts, fresh, HELD_OUT[1]), draw_unrelated()
 
     if base:
         before = list(base["base"]), list(base["unrelated_base"])
@@ -147,7 +153,7 @@ def _draw_sets(
     after = draw_both() if learns else before
     sets = {"base": before[0], "tuned_fresh": after[0], "unrelated_base": before[1], "unrelated_tuned": after[1]}
     if near_good is not None:
-        sets["tuned_refined"] = draw(prompts, near_good, "evaluation-step-noise")
+        sets["tuned_refined"] = draw(prompts, near_good, HELD_OUT[1])
     return sets
 
 

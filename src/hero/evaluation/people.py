@@ -14,7 +14,7 @@ from hero.errors import FeedbackError, RunError
 from hero.evaluation.blind import BlindPlan
 from hero.evaluation.stored import DESK, QUESTION, VERDICTS, agreement_figures, people_said, read_json
 from hero.evaluators.protocols import Evaluator, LiveEvaluator
-from hero.feedback.agreement import agreement
+from hero.feedback.agreement import measure_agreement
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
 from hero.tasks import TASKS
@@ -76,14 +76,14 @@ class BlindDesk:
             answer: Feedback | None = self.store.answer(round_)
             if answer is None:
                 batch = self._plan.batch(round_, self._criterion())
-                self._desk.write_images(round_, dict(zip(batch.ids, batch.images, strict=True)))
+                self._desk.write_images(dict(zip(batch.ids, batch.images, strict=True)))
                 answer = self._ask(evaluator, batch)
             verdicts |= {name: verdict is Verdict.GOOD for name, verdict in answer.verdicts.items()}
             for name, own in self.store.submissions(round_).items():
                 given.setdefault(name, {}).update(own.verdicts)
             if on_round is not None:
                 on_round(round_, self.rounds)
-        between = agreement({name: Feedback(own) for name, own in given.items()})
+        between = measure_agreement({name: Feedback(own) for name, own in given.items()})
         said = {
             "judge": self._judge,
             "evaluators": sorted(given),

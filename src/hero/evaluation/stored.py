@@ -11,7 +11,8 @@ from hero.errors import RunError
 from hero.evaluation.blind import BlindPlan
 from hero.evaluation.intervals import Measured
 from hero.evaluation.result import SETS
-from hero.feedback.agreement import Agreement, agreement
+from hero.feedback.agreement import Agreement, measure_agreement
+from hero.ids import prompts_in_turn
 from hero.run import RunDirectory
 from hero.types import Feedback, Verdict
 
@@ -36,7 +37,7 @@ def stored_evaluation(run: RunDirectory, images: int, prompts: Sequence[str] | N
         "labels": json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])["labels"],
         "seed": run.config.evaluation.seed,
         "sampler": sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
-        "prompts": [asked[i % len(asked)] for i in range(images)],
+        "prompts": prompts_in_turn(asked, images),
     }
     found = {**{key: details.get(key) for key in now}, "labels": result["labels"]}
     found["prompts"] = (details.get("prompts") or [])[:images]
@@ -95,7 +96,7 @@ def _with_oracle(people: Mapping[str, list[bool | None]], oracle: Mapping[str, A
         if mark is not None
     ]
     words = {True: Verdict.GOOD, False: Verdict.BAD}
-    found = agreement(
+    found = measure_agreement(
         {
             "people": Feedback({name: words[mark] for name, mark, _ in both}),
             "oracle": Feedback({name: words[judged] for name, _, judged in both}),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hero.evaluation.features import Features, pixel_features
-from hero.seeding import derive_seed
+from hero.seeding import Stage, derive_seed
 
 __all__ = [
     "DIVERSITY_SAMPLE",
@@ -87,7 +87,7 @@ def diversity(
     features = pixel_features([images[int(i)] for i in kept])
     if len(kept) == n:
         return vendi_score(features)
-    rng = np.random.default_rng(derive_seed(seed, "diversity"))
+    rng = np.random.default_rng(derive_seed(seed, Stage.DIVERSITY))
     scores = [vendi_score(features[rng.choice(len(kept), n, replace=False)]) for _ in range(repeats)]
     return float(np.mean(scores))
 

@@ -1,4 +1,4 @@
-"""Who answers: `resolve` turns `Config.evaluator` into an evaluator.
+"""Who answers: `make_evaluator` turns `Config.evaluator` into an evaluator.
 
 A new built-in evaluator is one file in this folder and one entry in `_BUILT_IN`.
 """
@@ -23,18 +23,18 @@ __all__ = [
     "LiveEvaluator",
     "Oracle",
     "RewardModel",
+    "check_can_judge",
     "check_evaluator",
-    "check_judge",
+    "evaluator_named",
     "load_evaluator",
     "load_reward_model",
-    "resolve",
-    "resolve_judge",
+    "make_evaluator",
 ]
 
 _OWN = "name an evaluator of your own with --evaluator module:callable"
 
 
-def resolve(config: Config) -> Evaluator | LiveEvaluator:
+def make_evaluator(config: Config) -> Evaluator | LiveEvaluator:
     """The evaluator that `config.evaluator.name` names.
 
     Raises:
@@ -51,22 +51,22 @@ def resolve(config: Config) -> Evaluator | LiveEvaluator:
     return _BUILT_IN[name](config)
 
 
-def check_judge(name: str, config: Config) -> None:
+def check_can_judge(name: str, config: Config) -> None:
     """Refuses at once what cannot judge finished images, good or bad of each; loads no model.
 
     Raises:
-        ConfigError: as `resolve`; or a reward model without a threshold, whose share of good images is given and
+        ConfigError: as `make_evaluator`; or a reward model without a threshold, whose share of good images is given and
             says nothing.
     """
     if is_reward_model(name):
         require_threshold(name)
     elif name != "web":
-        resolve_judge(name, config)
+        evaluator_named(name, config)
 
 
-def resolve_judge(name: str, config: Config) -> Evaluator | LiveEvaluator:
-    """The evaluator called `name`, as `resolve` would give it for a run with that evaluator."""
-    return resolve(config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": name})}))
+def evaluator_named(name: str, config: Config) -> Evaluator | LiveEvaluator:
+    """The evaluator called `name`, as `make_evaluator` would give it for a run with that evaluator."""
+    return make_evaluator(config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": name})}))
 
 
 def _oracle(config: Config) -> Evaluator:
@@ -94,7 +94,7 @@ def _oracle(config: Config) -> Evaluator:
 def _web(config: Config) -> NoReturn:
     raise ConfigError(
         "the evaluator 'web' is people at a page, who answer a run as a whole: use `hero train --evaluator web`, or "
-        "hero.attended.train_with_people"
+        "hero.people.session.train_with_people"
     )
 
 

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 import torch
 
 from hero.config import EvaluatorConfig
-from hero.seeding import generator
-from hero.tinyworld.scene import Judge, Judgement
-from hero.types import Feedback, ImageBatch, ImageId, Verdict
+from hero.seeding import Stage, generator
+from hero.types import Feedback, ImageBatch, ImageId, Judge, Judgement, Verdict
 
 __all__ = ["Oracle"]
 
@@ -44,7 +43,7 @@ class Oracle:
 
     def _verdict(self, judgement: Judgement, round_: int, index: int, size: int) -> Verdict:
         good = self._accepts(judgement)
-        draw = torch.rand((), generator=generator(self._seed, "oracle-flip", round_, index)).item()
+        draw = torch.rand((), generator=generator(self._seed, Stage.ORACLE_FLIP, round_, index)).item()
         if draw < self._settings.label_noise + self._settings.fatigue * self._tiredness(round_, index, size):
             good = not good
         return Verdict.GOOD if good else Verdict.BAD
@@ -83,5 +82,5 @@ class Oracle:
         return tuple(chosen)
 
     def _random(self, candidates: list[ImageId], round_: int, index: int) -> ImageId:
-        source = generator(self._seed, "oracle-best", round_, index)
+        source = generator(self._seed, Stage.ORACLE_BEST, round_, index)
         return candidates[int(torch.randint(len(candidates), (), generator=source))]

@@ -16,7 +16,7 @@ from PIL import Image
 from hero.errors import ModelError
 from hero.policies import resolve_device
 
-__all__ = ["KINDS", "Kind", "Scorer", "clip_score", "load_scorer", "matching_score", "pick_score", "safety_score"]
+__all__ = ["KINDS", "Scorer", "ScorerKind", "clip_score", "load_scorer", "matching_score", "pick_score", "safety_score"]
 
 Scorer = Callable[[Sequence[Image.Image], Sequence[str]], list[float]]
 """N images and their N prompts to N finite scores; higher is better."""
@@ -25,7 +25,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Kind:
+class ScorerKind:
     """A kind of reward model.
 
     Attributes:
@@ -91,17 +91,17 @@ def safety_score(
 
 _CLIP = ("transformers:CLIPModel", "transformers:CLIPProcessor")
 _CHECKER = "diffusers.pipelines.stable_diffusion.safety_checker:StableDiffusionSafetyChecker"
-KINDS: Mapping[str, Kind] = MappingProxyType(
+KINDS: Mapping[str, ScorerKind] = MappingProxyType(
     {
-        "clip": Kind("openai/clip-vit-large-patch14", None, _CLIP, clip_score),
-        "pickscore": Kind("yuvalkirstain/PickScore_v1", None, _CLIP, pick_score),
-        "matching": Kind(
+        "clip": ScorerKind("openai/clip-vit-large-patch14", None, _CLIP, clip_score),
+        "pickscore": ScorerKind("yuvalkirstain/PickScore_v1", None, _CLIP, pick_score),
+        "matching": ScorerKind(
             "Salesforce/blip-itm-base-coco",
             0.5,
             ("transformers:BlipForImageTextRetrieval", "transformers:BlipProcessor"),
             matching_score,
         ),
-        "safety": Kind(
+        "safety": ScorerKind(
             "CompVis/stable-diffusion-safety-checker",
             0.0,
             (_CHECKER, "transformers:CLIPImageProcessor"),

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, RunError
 from hero.feedback.store import LabelStore
+from hero.ids import ImageId, image_id
 from hero.run import Checkpoint, RunDirectory
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
-from hero.types import ImageId
 
 __all__ = ["ModelFacts", "RunResult", "read_model_facts", "read_result"]
 
@@ -128,9 +128,9 @@ def _read_evaluation(run: Path, history: list[dict[str, Any]]) -> dict[str, Any]
 def _read_best(directory: RunDirectory, checkpoint: Checkpoint) -> Image.Image | None:
     bests: list[ImageId] = [best for _, best in sorted(checkpoint.state["best_id"].items())]
     rounds = len(checkpoint.state["history"])
-    for name in [*bests[:1], *([f"r{rounds:04d}-i0000"] if rounds else [])]:
+    for name in [*bests[:1], *([image_id(rounds, 0)] if rounds else [])]:
         try:
-            return directory.read_image(int(name[1:5]), name)
+            return directory.read_image(name)
         except RunError:
             continue
     return None

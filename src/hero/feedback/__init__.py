@@ -5,7 +5,7 @@ from __future__ import annotations
 from hero.feedback.channel import Channel, Command, DeskState, Event
 from hero.feedback.marks import Mark
 from hero.feedback.schema import SCHEMA_VERSION
-from hero.feedback.store import Draft, Label, LabelStore, Progress
+from hero.feedback.store import Draft, Label, LabellingProgress, LabelStore
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -16,6 +16,6 @@ __all__ = [
     "Event",
     "Label",
     "LabelStore",
+    "LabellingProgress",
     "Mark",
-    "Progress",
 ]

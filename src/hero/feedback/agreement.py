@@ -9,12 +9,12 @@ import numpy as np
 
 from hero.types import Feedback, ImageId, Verdict
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "measure_agreement"]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What `agreement` found; it speaks of the images with at least two verdicts.
+    """What `measure_agreement` found; it speaks of the images with at least two verdicts.
 
     Attributes:
         evaluators: names, in order.
@@ -32,7 +32,7 @@ class Agreement:
     disputed: tuple[ImageId, ...]
 
 
-def agreement(answers: Mapping[str, Feedback]) -> Agreement | None:
+def measure_agreement(answers: Mapping[str, Feedback]) -> Agreement | None:
     """Agreement of the verdicts in `answers` (evaluator → answer); None unless two judged the same image.
 
     alpha = 1 − D_o / D_e, the observed over the expected disagreement of nominal values; images left out by an

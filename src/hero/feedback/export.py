@@ -20,6 +20,8 @@ from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, RunError, nearest
 from hero.feedback import schema
 from hero.feedback.store import LabelStore
+from hero.ids import index_of, prompt_index_of
+from hero.run import image_file
 from hero.types import Answer, Feedback, ImageId
 
 __all__ = ["FORMATS", "LABELS_FILE", "Exported", "Labelled", "export_feedback"]
@@ -93,11 +95,11 @@ class Labelled:
     def prompt(self, image: ImageId) -> str:
         """The prompt of an image: image i of any round has prompt i modulo the number of prompts."""
         prompts = self.config.task.prompts
-        return prompts[int(image.rpartition("i")[2]) % len(prompts)]
+        return prompts[prompt_index_of(index_of(image), len(prompts))]
 
     def image_file(self, image: ImageId) -> Path:
         """Where the image lies in the run; it may be gone."""
-        return self.folder / "rounds" / image[1:5] / "images" / f"{image}.png"
+        return image_file(self.folder, image)
 
     def close(self) -> None:
         self.store.close()

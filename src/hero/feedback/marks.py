@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 from hero.errors import FeedbackError
 from hero.types import Feedback, ImageId, Verdict
 
-__all__ = ["Kind", "Mark", "marks_of", "replay", "withdrawals_of"]
+__all__ = ["Mark", "MarkKind", "marks_of", "replay", "withdrawals_of"]
 
 _CHOSEN = "yes"
 
-Kind = Literal["verdict", "best", "score", "pair"]
-Statement = tuple[ImageId, Kind, str | None, ImageId | None]
+MarkKind = Literal["verdict", "best", "score", "pair"]
+Statement = tuple[ImageId, MarkKind, str | None, ImageId | None]
 """(image, kind, value, other) of a stored mark."""
 
 
@@ -37,15 +37,15 @@ class Mark:
     """
 
     image_id: ImageId
-    kind: Kind
+    kind: MarkKind
     value: str | None
     other: ImageId | None = None
     suggested: str | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            known = ", ".join(get_args(Kind))
+        if self.kind not in get_args(MarkKind):
+            known = ", ".join(get_args(MarkKind))
             raise FeedbackError(f"mark of {self.image_id}: unknown kind {self.kind!r}; known: {known}")
         if (self.kind == "pair") != (self.other is not None):
             raise FeedbackError(f"mark of {self.image_id}: a pair, and only a pair, names another image")
@@ -101,7 +101,7 @@ def _set(held: dict[ImageId, Any], image: ImageId, value: Any) -> None:
         held[image] = value
 
 
-def _fits(kind: Kind, value: str) -> bool:
+def _fits(kind: MarkKind, value: str) -> bool:
     if kind == "verdict":
         return value in tuple(Verdict)
     if kind == "score":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from hero.errors import ConfigError
+from hero.ids import round_of
 from hero.types import Feedback, ImageId
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def write_images(labelled: Labelled, folder: Path) -> Written:
         given, answer = labelled.given(round_), labelled.answer(round_)
         # A best kept from an earlier round has its row there; this round's votes for it are in labels.jsonl.
         images = {i for feedback in given.values() for i in (*feedback.verdicts, *feedback.best, *feedback.scores)}
-        for image in sorted(i for i in images if int(i[1:5]) == round_):
+        for image in sorted(i for i in images if round_of(i) == round_):
             file = labelled.image_file(image)
             if not file.is_file():
                 missing.append(image)

@@ -22,10 +22,10 @@ from sqlalchemy.exc import IntegrityError
 from hero.errors import FeedbackError, RunError
 from hero.feedback import schema
 from hero.feedback.database import Database, now
-from hero.feedback.marks import Kind, Mark, Statement, marks_of, replay, withdrawals_of
+from hero.feedback.marks import Mark, MarkKind, Statement, marks_of, replay, withdrawals_of
 from hero.types import Answer, Feedback, ImageId
 
-__all__ = ["Draft", "Label", "LabelStore", "Progress"]
+__all__ = ["Draft", "Label", "LabelStore", "LabellingProgress"]
 
 _PAGE = 1000
 _EDITING = 0x4E121  # of PostgreSQL's advisory locks
@@ -40,7 +40,7 @@ class Label:
     round: int
     evaluator: str
     image_id: ImageId
-    kind: Kind
+    kind: MarkKind
     value: str | None
     other: ImageId | None
     suggested: str | None
@@ -49,7 +49,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Progress:
+class LabellingProgress:
     """How far one evaluator is in a round: images with a verdict, and whether the answer is submitted."""
 
     name: str
@@ -203,14 +203,14 @@ class LabelStore:
         with self.database.transaction(write=False) as connection:
             return replay(_rows(connection, round_, evaluator))
 
-    def progress(self, round_: int) -> tuple[Progress, ...]:
+    def progress(self, round_: int) -> tuple[LabellingProgress, ...]:
         """How far each evaluator of `round_` is, by name."""
         with self.database.transaction(write=False) as connection:
             query = sa.select(_labels.c.evaluator).where(_labels.c.round == round_).distinct()
             submitted = set(_submitters(connection, round_))
             names = sorted(submitted.union(connection.execute(query).scalars()))
             marked = {name: len(replay(_rows(connection, round_, name)).verdicts) for name in names}
-        return tuple(Progress(name, marked[name], name in submitted) for name in names)
+        return tuple(LabellingProgress(name, marked[name], name in submitted) for name in names)
 
     def revision(self) -> tuple[int, int]:
         """Grows with every mark and submission: cheap to ask whether there is anything new."""

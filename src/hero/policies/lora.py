@@ -14,7 +14,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from hero.config import LoraConfig
 from hero.errors import ModelError
-from hero.seeding import derive_seed
+from hero.seeding import Stage, derive_seed
 
 __all__ = [
     "UNET_LAYERS",
@@ -65,7 +65,7 @@ def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, 
         r=config.rank, lora_alpha=config.alpha, target_modules=present, init_lora_weights="gaussian"
     )
     with torch.random.fork_rng(devices=[]):  # PEFT draws its A matrices from the global generator
-        torch.manual_seed(derive_seed(seed, "lora"))
+        torch.manual_seed(derive_seed(seed, Stage.LORA))
         denoiser.add_adapter(peft_config, adapter_name=ADAPTER)
     for parameter in denoiser.parameters():
         if parameter.requires_grad:

@@ -12,7 +12,7 @@ from hero.config import Config, load_toml, validate
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
-from hero.report.outcome import People, Tile, finding, people_of, tiles_of
+from hero.report.outcome import BlindFigures, Tile, finding, people_of, tiles_of
 from hero.report.pictures import Pair, Picture, data_uri, open_image
 from hero.report.rounds import Round, rounds_of
 from hero.report.settings import Setting, settings, snippet
@@ -84,7 +84,7 @@ class RunContents:
         return tiles_of(self.evaluation, dict.fromkeys(self.evaluation["success"], self.evaluation["images"]))
 
     @cached_property
-    def people(self) -> People | None:
+    def people(self) -> BlindFigures | None:
         """What people saw; None if nobody was asked."""
         return None if self.evaluation is None else people_of(self.evaluation)
 

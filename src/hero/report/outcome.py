@@ -8,7 +8,7 @@ from typing import Any
 
 from hero.report.words import percent
 
-__all__ = ["People", "Tile", "finding", "people_of", "tiles_of"]
+__all__ = ["BlindFigures", "Tile", "finding", "people_of", "tiles_of"]
 
 _SETS = {
     "base": ("Base model", "fresh noise"),
@@ -30,7 +30,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class People:
+class BlindFigures:
     """What people (or the evaluator named instead) saw.
 
     Attributes:
@@ -63,12 +63,12 @@ def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Til
     return tuple(tiles)
 
 
-def people_of(evaluation: Mapping[str, Any]) -> People | None:
+def people_of(evaluation: Mapping[str, Any]) -> BlindFigures | None:
     """The part of people in an evaluation; None if nobody was asked."""
     people = evaluation.get("people")
     if people is None:
         return None
-    return People(", ".join(people["evaluators"]), tiles_of(people, people["judged"]), people["agreement"])
+    return BlindFigures(", ".join(people["evaluators"]), tiles_of(people, people["judged"]), people["agreement"])
 
 
 def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:

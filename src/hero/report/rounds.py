@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hero.feedback.agreement import Agreement, agreement
+from hero.feedback.agreement import Agreement, measure_agreement
 from hero.feedback.store import LabelStore
 from hero.report.pictures import Picture, fit, thumbnail
 from hero.types import Answer, RoundStats, image_id
@@ -50,7 +50,7 @@ def rounds_of(folder: Path, stats: Sequence[RoundStats], store: LabelStore | Non
     rounds = []
     for figures in stats:
         answer = store.answer(figures.round) if store else None
-        agreed = agreement(store.submissions(figures.round)) if store else None
+        agreed = measure_agreement(store.submissions(figures.round)) if store else None
         shown = paths[figures.round]
         pictures = [thumbnail(path, figures, answer, side, quality) for path in shown[:per_round]]
         rounds.append(Round(figures, tuple(pictures), len(shown), answer, agreed))

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from hero.errors import ConfigError, nearest
 from hero.tasks import black_cat, blue_rose, green_view, hand, modest_figure, mountain, narcissus
 from hero.tasks.task import Task
-from hero.tinyworld.scene import Judge
+from hero.types import Judge
 
 __all__ = ["TASKS", "Task", "get_task", "judge_for"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hero.tinyworld.scene import Judge
+from hero.types import Judge
 
 __all__ = ["Task"]
 

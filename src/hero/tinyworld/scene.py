@@ -1,4 +1,4 @@
-"""What a scene and a judgement are, and the contract that every scene family fulfils.
+"""What a scene is, and the contract that every scene family fulfils.
 
 A *family* (`scenes/hands.py`, `scenes/flowers.py`, ...) owns some captions and draws a picture for each. What a
 caption asks for and what is drawn differ on purpose: the share of pictures that do what the caption of a task
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-__all__ = ["Fact", "Family", "Judge", "Judgement", "Scene"]
+__all__ = ["Fact", "Scene", "SceneFamily"]
 
 Fact = str | int | float | bool
 
@@ -34,26 +33,7 @@ class Scene:
     facts: Mapping[str, Fact]
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A judge's answer.
-
-    Attributes:
-        success: whether the picture shows what the task asks for.
-        quality: in [0, 1], how well; among successes a simulated evaluator picks its best by it.
-    """
-
-    success: bool
-    quality: float
-
-
-class Judge(Protocol):
-    """Plain image analysis that decides a task's success, written without looking at the model."""
-
-    def __call__(self, image: Image.Image) -> Judgement: ...
-
-
-class Family(Protocol):
+class SceneFamily(Protocol):
     """A module of `hero.tinyworld.scenes`.
 
     captions: caption -> weight (how often it is seen in pretraining, relative to the family's others).

@@ -16,15 +16,15 @@ import torch
 
 from hero.batching import batched, halved
 from hero.config import UpdateConfig
-from hero.distributed import Alone, Task, Workers
+from hero.distributed import Alone, Work, Workers
 from hero.errors import TrainingError
 from hero.objectives.ppo import PPOStats, ppo_loss
-from hero.optimizers import load_optimizer_tensors, make_adamw, optimizer_tensors
 from hero.policies import Conditioning, Policy
 from hero.progress import OnStep, ignore
-from hero.seeding import generator
+from hero.seeding import Stage, generator
 from hero.transitions import Transition
 from hero.types import Rewards, Trajectory, UpdateStats
+from hero.update.optimizer import load_optimizer_tensors, make_adamw, optimizer_tensors
 
 __all__ = ["ReplayUpdate"]
 
@@ -92,7 +92,7 @@ class ReplayUpdate:
         self.micro_batch = config.micro_batch
         self.optimizer = make_adamw(policy.parameters(), config)
 
-    def tasks(self, conditioning: Conditioning) -> Mapping[str, Task]:
+    def tasks(self, conditioning: Conditioning) -> Mapping[str, Work]:
         """What every process of the run does for this update, `conditioning` having a row per prompt of the run."""
         return {
             "gradient": partial(self._gradient, conditioning),
@@ -162,12 +162,12 @@ class ReplayUpdate:
 
     def _choose_steps(self, trajectory: Trajectory, image: int, round_: int) -> list[Pair]:
         trainable = trajectory.trainable.nonzero().flatten()
-        order = torch.randperm(len(trainable), generator=generator(self.seed, "timesteps", round_, image))
+        order = torch.randperm(len(trainable), generator=generator(self.seed, Stage.TIMESTEPS, round_, image))
         chosen = trainable[order[: self.config.timesteps_per_image]]
         return [(image, int(k)) for k in chosen]
 
     def _shuffle(self, images: list[int], round_: int, epoch: int) -> list[int]:
-        order = torch.randperm(len(images), generator=generator(self.seed, "image-order", round_, epoch))
+        order = torch.randperm(len(images), generator=generator(self.seed, Stage.IMAGE_ORDER, round_, epoch))
         return [images[int(k)] for k in order]
 
     def _recomputes(self) -> bool:

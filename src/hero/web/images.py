@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from hero.types import ImageId
+from hero.ids import ImageId
+from hero.run import image_file
 from hero.web.errors import ApiError
 
 __all__ = ["WIDTHS", "ImageFile", "Images"]
@@ -91,7 +92,7 @@ class Images:
     def _path(self, image: ImageId) -> Path:
         if not self._known(image):
             raise _missing(image)
-        return self._folder / "rounds" / image[1:5] / "images" / f"{image}.png"
+        return image_file(self._folder, image)
 
     def _keep(self, found: ImageFile) -> None:
         with self._lock:

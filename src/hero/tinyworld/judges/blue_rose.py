@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hero.tinyworld.canvas import SIZE
-from hero.tinyworld.scene import Judge, Judgement
+from hero.types import Judge, Judgement
 
 __all__ = ["bouquet_judge", "judge"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hero.tinyworld.canvas import SIZE
-from hero.tinyworld.scene import Judgement
+from hero.types import Judgement
 
 __all__ = ["judge"]
 

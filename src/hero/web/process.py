@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hero.errors import RunError
 
-__all__ = ["Page", "serving"]
+__all__ = ["Page", "page_served"]
 
 _READY = "serving "
 _TOKEN_FILE = ".web-token"
@@ -37,7 +37,7 @@ class Page:
 
 
 @contextmanager
-def serving(
+def page_served(
     desk: Path, store: str | None = None, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = True
 ) -> Iterator[Page]:
     """Serves the page of `desk` for as long as the context lasts; it also ends when this process is killed.

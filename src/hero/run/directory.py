@@ -14,28 +14,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
-import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from hero.config import Config, load_toml, merge, validate
 from hero.errors import RunError
+from hero.ids import ImageId, round_of
 
-__all__ = ["Checkpoint", "RunDirectory", "read_images"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Checkpoint", "CheckpointKind", "RunDirectory", "image_file", "read_images"]
 
 _FORMAT = 1
-_UNBORN = {".lock", ".config.toml.partial"}
+_BEFORE_CONFIG = {".lock", ".config.toml.partial"}
 """What is left of a run that was killed before it had a config.toml."""
 _KEEP = 4
 """Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
 
-Kind = Literal["asked", "told"]
+CheckpointKind = Literal["asked", "told"]
 """`asked`: a batch that was shown; `told`: everything learnt up to and with a round (0: nothing yet)."""
 
-Tensors = Mapping[str, Mapping[str, torch.Tensor]]
+Tensors = Mapping[str, Mapping[str, "torch.Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class RunDirectory:
             raise RunError(
                 f"{path} already holds a run; continue it with `hero resume {path}`, or choose another --out"
             )
-        if path.exists() and (not path.is_dir() or set(os.listdir(path)) - _UNBORN):
+        if path.exists() and (not path.is_dir() or set(os.listdir(path)) - _BEFORE_CONFIG):
             raise RunError(f"{path} exists and is not an empty folder; choose another --out")
 
     @classmethod
@@ -159,14 +161,10 @@ class RunDirectory:
         """Writes metrics.jsonl anew: one line per finished round."""
         self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
-    def image_path(self, round_: int, image_id: str) -> Path:
-        """Where an image that was shown lies."""
-        return self.path / "rounds" / f"{round_:04d}" / "images" / f"{image_id}.png"
-
-    def write_images(self, round_: int, images: Mapping[str, Image.Image]) -> None:
-        """Writes images of a round as PNG files named by id."""
+    def write_images(self, images: Mapping[ImageId, Image.Image]) -> None:
+        """Writes images as PNG files named by id, in the folders of their rounds."""
         for name, image in images.items():
-            self._write_image(self.image_path(round_, name), image)
+            self._write_image(image_file(self.path, name), image)
 
     def write_images_under(self, folder: str, images: Sequence[Image.Image]) -> None:
         """Writes `images` as <folder>/0000.png and on; files of an earlier, longer series are removed."""
@@ -184,25 +182,27 @@ class RunDirectory:
             image.save(beside, format="PNG")
             os.replace(beside, path)
 
-    def read_image(self, round_: int, image_id: str) -> Image.Image:
+    def read_image(self, image: ImageId) -> Image.Image:
         """An image that was shown.
 
         Raises:
             RunError: its file is gone or damaged.
         """
-        path = self.image_path(round_, image_id)
+        path = image_file(self.path, image)
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
+            with Image.open(path) as opened:
+                return opened.convert("RGB")
         except OSError as error:
             raise RunError(f"cannot read {path}: {error}") from None
 
-    def save_checkpoint(self, round_: int, kind: Kind, state: Mapping[str, Any], tensors: Tensors) -> None:
+    def save_checkpoint(self, round_: int, kind: CheckpointKind, state: Mapping[str, Any], tensors: Tensors) -> None:
         """Writes checkpoints/<round>-<kind>/ atomically; then drops all but the newest four.
 
         Raises:
             RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
         """
+        from safetensors.torch import save_file
+
         folder = self.path / "checkpoints"
         name = f"{round_:04d}-{kind}"
         beside = folder / f".{name}.partial"
@@ -229,12 +229,14 @@ class RunDirectory:
             return []
         return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
-    def load_checkpoint(self, kind: Kind, round_: int | None = None) -> Checkpoint | None:
+    def load_checkpoint(self, kind: CheckpointKind, round_: int | None = None) -> Checkpoint | None:
         """The newest checkpoint of `kind` (and of `round_`) that can be read; None where there is none.
 
         Raises:
             RunError: there are checkpoints but none can be read, or they were written by a newer version.
         """
+        from safetensors.torch import load_file
+
         wanted = f"-{kind}" if round_ is None else f"{round_:04d}-{kind}"
         folders = [folder for folder in self._checkpoint_folders() if folder.name.endswith(wanted)]
         problem = ""
@@ -251,6 +253,11 @@ class RunDirectory:
         if folders and kind == "told":  # an unreadable batch is drawn again; what was learnt cannot be
             raise RunError(f"no checkpoint of {self.path} can be read; {problem}")
         return None
+
+
+def image_file(run: Path, image: ImageId) -> Path:
+    """Where an image that was shown in `run` lies; it may be gone."""
+    return run / "rounds" / f"{round_of(image):04d}" / "images" / f"{image}.png"
 
 
 def read_images(folder: Path) -> list[Image.Image]:

@@ -16,10 +16,10 @@ from torch.nn import functional
 from hero.config import RepresentationConfig
 from hero.errors import TrainingError
 from hero.memory import Memory
-from hero.optimizers import load_optimizer_tensors, optimizer_tensors
 from hero.progress import OnStep, ignore
-from hero.seeding import derive_seed, generator
+from hero.seeding import Stage, derive_seed, generator
 from hero.types import Feedback, ImageId
+from hero.update.optimizer import load_optimizer_tensors, optimizer_tensors
 
 __all__ = [
     "EmbeddingNetwork",
@@ -134,7 +134,7 @@ class Representation:
         self.seed = seed
         self.device = device
         with torch.random.fork_rng(devices=[]):  # modules initialise from the global generator
-            torch.manual_seed(derive_seed(seed, "representation"))
+            torch.manual_seed(derive_seed(seed, Stage.REPRESENTATION))
             self.embedding = EmbeddingNetwork(latent_shape, config.width).to(device)
             self.head = ProjectionHead(config.width).to(device)
         self.optimizer = torch.optim.Adam(
@@ -156,7 +156,7 @@ class Representation:
         """
         latents, anchors, positives, negatives = _stack(groups)
         latents = latents.to(self.device)
-        source = generator(self.seed, "triplets", round_)
+        source = generator(self.seed, Stage.TRIPLETS, round_)
         size = torch.tensor([len(p) for p in positives], dtype=torch.float32)
         loss = torch.zeros(())
         for epoch in range(self.config.epochs):

@@ -97,7 +97,7 @@ class Trackers:
             tracker.log(values, step=stats.round)
             return
         ids = [image_id(stats.round, i) for i in range(count)]
-        grid = image_grid([self.directory.read_image(stats.round, name) for name in ids])
+        grid = image_grid([self.directory.read_image(name) for name in ids])
         if tracker.name == "trackio":  # accelerate knows no images of it
             values[GRID] = import_module("trackio").Image(grid)
         elif tracker.name == "tensorboard":

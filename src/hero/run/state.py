@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from hero.config import Config
-from hero.distributed import Helper, Task, Workers
+from hero.distributed import Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
 from hero.memory import Memory
 from hero.noise import FeedbackNoise, make_noise
 from hero.policies import Conditioning, Policy, load_policy
-from hero.representation import Representation
+from hero.reward.representation import Representation
 from hero.rollout import draw
 from hero.run import Checkpoint, RunDirectory
-from hero.tracking import Trackers
+from hero.run.trackers import Trackers
 from hero.types import BestImage, ImageBatch, RoundStats, Trajectory, image_id
 from hero.update import ReplayUpdate, make_update
 
@@ -70,7 +70,7 @@ class Learner:
         """The best image so far of each prompt that has one, read from the run directory."""
         prompts = self.config.task.prompts
         return tuple(
-            BestImage(best, self.directory.read_image(int(best[1:5]), best), prompts[k])
+            BestImage(best, self.directory.read_image(best), prompts[k])
             for k, best in sorted(self.memory.best_id.items())
         )
 
@@ -161,7 +161,7 @@ class Learner:
         ids = tuple(image_id(round_, i) for i in range(len(trajectory)))
         prompts = tuple(self.config.task.prompts[k] for k in trajectory.prompt_index.tolist())
         try:
-            images = tuple(self.directory.read_image(round_, i) for i in ids)
+            images = tuple(self.directory.read_image(i) for i in ids)
         except RunError:
             return None
         batch = ImageBatch(round_, ids, images, prompts, self.best, self.config.task.criterion)
@@ -194,7 +194,7 @@ def help_main() -> None:
     helper.serve(_tasks(policy, policy.encode(config.task.prompts), update), policy.parameters())
 
 
-def _tasks(policy: Policy, conditioning: Conditioning, update: ReplayUpdate | None) -> Mapping[str, Task]:
+def _tasks(policy: Policy, conditioning: Conditioning, update: ReplayUpdate | None) -> Mapping[str, Work]:
     """What every process of a run can do with a micro-batch."""
     return {"draw": partial(draw, policy, conditioning), **(update.tasks(conditioning) if update else {})}
 

@@ -18,10 +18,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from hero.feedback.store import LabelStore
-from hero.learner import Learner
 from hero.memory import Memory
-from hero.representation import Representation
-from hero.rewards import similarity
+from hero.reward.advantages import similarity
+from hero.reward.representation import Representation
+from hero.run.state import Learner
 from hero.types import ImageId, Verdict, image_id
 
 __all__ = ["Calibration", "Suggester", "calibrate"]

@@ -20,7 +20,7 @@ from hero.config import Config
 from hero.errors import FeedbackError, ModelError, RunError
 from hero.feedback.importing import ImportedLabels, ImportedMark, restore
 from hero.feedback.marks import Mark
-from hero.representation import triplet_groups
+from hero.reward.representation import triplet_groups
 from hero.tuner import Tuner
 from hero.types import Answer, Feedback, ImageBatch, ImageId, image_id
 
@@ -117,7 +117,7 @@ def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels
     bests = {labels.prompts[i]: new[i] for said in feedback.values() for i in said.best if i in new}
     said = Feedback({new[i]: verdicts[i] for i in usable}, best=tuple(bests.values()))
 
-    tuner.directory.write_images(0, dict(zip(ids, pictures, strict=True)))
+    tuner.directory.write_images(dict(zip(ids, pictures, strict=True)))
     marks = [replace(m, mark=_renamed(m, new)) for m in labels.marks if _speaks_of(m, new)]
     restore(tuner.store, marks, (), 0)
     learner.memory.update_best(latents, ids, index, said)

@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 import torch
 
-from hero.evaluators.people import People, RunStopped
+from hero.ids import preview_id, prompt_index_of, prompts_in_turn
 from hero.noise import StandardNoise
+from hero.people.evaluator import People, RunStopped
+from hero.people.suggestions import Suggester
 from hero.rollout import rollout
-from hero.suggestions import Suggester
+from hero.seeding import Stage
 from hero.tasks import TASKS
 from hero.tuner import Tuner
-from hero.types import Answer, ImageChunk, RoundStart, RoundStats, image_id
+from hero.types import Answer, ImageChunk, RoundStart, RoundStats
 
 __all__ = ["train_with_people"]
 
@@ -148,10 +150,10 @@ class _Attended:
         config, count = tuner.config, tuner.config.evaluator.previews
         if count == 0 or round_ in self._previewed:
             return
-        index = torch.arange(count) % len(config.task.prompts)
-        prompts = [config.task.prompts[k] for k in index.tolist()]
+        index = torch.tensor([prompt_index_of(k, len(config.task.prompts)) for k in range(count)])
+        prompts = prompts_in_turn(config.task.prompts, count)
         noise = StandardNoise().sample(
-            prompts, tuner.policy.latent_shape, seed=config.seed, round_=0, stage="preview-noise"
+            prompts, tuner.policy.latent_shape, seed=config.seed, round_=0, stage=Stage.PREVIEW_NOISE
         )
         chunks = rollout(
             tuner.policy,
@@ -161,12 +163,12 @@ class _Attended:
             seed=config.seed,
             round_=0,
             micro_batch=config.sampling.micro_batch,
-            stage="preview-step-noise",
+            stage=Stage.PREVIEW_STEP_NOISE,
             workers=tuner.learner.workers,
         )
         images = [image for chunk in chunks for image in chunk.images]
-        ids = [image_id(round_, k).replace("r", "p", 1) for k in range(count)]
-        tuner.directory.write_images(round_, dict(zip(ids, images, strict=True)))
+        ids = [preview_id(round_, k) for k in range(count)]
+        tuner.directory.write_images(dict(zip(ids, images, strict=True)))
         shown = [{"id": i, "prompt": prompt} for i, prompt in zip(ids, prompts, strict=True)]
         self._channel.publish("preview", round_, {"images": shown})
         self._previewed.add(round_)

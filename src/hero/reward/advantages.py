@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from hero.config import RewardConfig
 from hero.memory import Memory
-from hero.representation import Representation
+from hero.reward.representation import Representation
 from hero.types import Feedback, ImageId, Rewards, Verdict
 
 __all__ = ["advantages", "compute_rewards", "label_reward", "score_reward", "similarity"]

@@ -1,0 +1,1 @@
+"""Feedback into a number per image."""
