@@ -94,6 +94,14 @@ def miniature(name: str, root: Path) -> dict[str, Any]:
     return {"prompts": prompts, "model": str(folder), "rounds": 3, "settings": SMALL}
 
 
+def in_half_precision(out: Path, root: Path, dtype: str, **given: Any) -> None:
+    """A small model: convolutions in half precision are slow on CPUs."""
+    for name in ("stable-diffusion", "sd3"):
+        settings = merge(SMALL, {"model": {"dtype": dtype}})
+        folder = out if name == "sd3" else out.with_name(f"{out.name}-{name}")
+        train(folder, by_brightness, **(miniature(name, root) | {"settings": settings}), **given)
+
+
 def in_processes(count: int, folder: Path, *options: str) -> None:
     """`hero train` in that many processes."""
     command = [sys.executable, "-m", "hero", "train", "--out", str(folder), "--processes", str(count), *options]
@@ -109,8 +117,9 @@ RUNS: dict[str, Run] = {
     "hero-5-prompts": lambda out, _: train(out, **(hand() | {"task": "modest-figure"})),
     "hero-one-process": lambda out, _: in_processes(1, out, *PROCESSES),
     "hero-two-processes": lambda out, _: in_processes(2, out, *PROCESSES),
-    "hero-bfloat16": lambda out, _: train(out, **hand(model={"dtype": "bfloat16"})),
-    "hero-float16": lambda out, _: train(out, **hand(model={"dtype": "float16"}) | {"rounds": 2}),
+    "hero-bfloat16": lambda out, root: in_half_precision(out, root, "bfloat16"),
+    "hero-float16": lambda out, root: in_half_precision(out, root, "float16"),
+    "ddpo-bfloat16": lambda out, root: in_half_precision(out, root, "bfloat16", method="ddpo"),
     "hero-noisy-labels": lambda out, _: train(out, **hand(evaluator={"label_noise": 0.2, "best": "random"})),
     "hero-unlabelled": lambda out, _: train(out, by_brightness, **hand()),
     "hero-replay": lambda out, _: train(out, stop_after=2, **hand(representation={"replay_rounds": 2})),
@@ -129,9 +138,6 @@ RUNS: dict[str, Run] = {
         for name in FAMILIES
     },
     "family-flux-ddpo": lambda out, root: train(out, by_brightness, **miniature("flux", root), method="ddpo"),
-    "family-sd3-bfloat16": lambda out, root: train(
-        out, by_brightness, **merge(miniature("sd3", root), {"settings": {"model": {"dtype": "bfloat16"}}})
-    ),
 }
 
 
