@@ -94,12 +94,10 @@ def miniature(name: str, root: Path) -> dict[str, Any]:
     return {"prompts": prompts, "model": str(folder), "rounds": 3, "settings": SMALL}
 
 
-def in_half_precision(out: Path, root: Path, dtype: str, **given: Any) -> None:
+def in_half_precision(out: Path, root: Path, dtype: str, name: str = "stable-diffusion", **given: Any) -> None:
     """A small model: convolutions in half precision are slow on CPUs."""
-    for name in ("stable-diffusion", "sd3"):
-        settings = merge(SMALL, {"model": {"dtype": dtype}})
-        folder = out if name == "sd3" else out.with_name(f"{out.name}-{name}")
-        train(folder, by_brightness, **(miniature(name, root) | {"settings": settings}), **given)
+    settings = merge(SMALL, {"model": {"dtype": dtype}})
+    train(out, by_brightness, **(miniature(name, root) | {"settings": settings}), **given)
 
 
 def in_processes(count: int, folder: Path, *options: str) -> None:
@@ -119,6 +117,7 @@ RUNS: dict[str, Run] = {
     "hero-two-processes": lambda out, _: in_processes(2, out, *PROCESSES),
     "hero-bfloat16": lambda out, root: in_half_precision(out, root, "bfloat16"),
     "hero-float16": lambda out, root: in_half_precision(out, root, "float16"),
+    "family-sd3-bfloat16": lambda out, root: in_half_precision(out, root, "bfloat16", "sd3"),
     "ddpo-bfloat16": lambda out, root: in_half_precision(out, root, "bfloat16", method="ddpo"),
     "hero-noisy-labels": lambda out, _: train(out, **hand(evaluator={"label_noise": 0.2, "best": "random"})),
     "hero-unlabelled": lambda out, _: train(out, by_brightness, **hand()),
