@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from pydantic_core import PydanticCustomError
 
 from hero.errors import ConfigError, nearest
+from hero.ids import LARGEST
+from hero.registry import NOISES, REWARDS, SELECTORS, UPDATES, Choice, Registry, Settings
 
 __all__ = [
     "Config",
@@ -26,22 +29,87 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "NoiseConfig",
-    "RepresentationConfig",
     "RewardConfig",
     "SamplingConfig",
+    "SelectionConfig",
     "TaskConfig",
     "TrackingConfig",
     "UpdateConfig",
+    "load_run_config",
     "load_toml",
     "merge",
+    "overlaid",
     "parse_assignments",
     "reference",
+    "upgraded",
     "validate",
 ]
 
 
-class _Stage(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+_Table = TypeVar("_Table", bound=Settings)
+
+
+class _Stage(Settings):
+    """A stage without kinds."""
+
+
+class _StageOfKinds(Settings):
+    """A stage with a `kind`, and in the table of that name the settings of the chosen kind alone."""
+
+    model_config = ConfigDict(extra="allow")
+    kinds: ClassVar[Registry]
+    kind: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_table(cls, values: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+        if isinstance(values, cls) or not isinstance(values, Mapping):
+            given: Self = handler(values)
+            return given
+        own, stage = dict(values), cls.kinds.stage
+        kind = own.get("kind", cls.model_fields["kind"].default)
+        if not isinstance(kind, str) or kind not in cls.kinds:
+            raise _wrong(_renamed_kind(stage, kind) or f"{stage}.kind = {kind!r}: {nearest(str(kind), cls.kinds)}")
+        for key in own.keys() - cls.model_fields.keys():
+            if key == kind and cls.kinds[kind].settings is not None:
+                continue
+            if key in cls.kinds and key != kind:
+                raise _wrong(f"{stage}.{key} is for {stage}.kind = {key!r}, and this run's is {kind!r}")
+            raise _wrong(_unknown(f"{stage}.{key}", key, [*cls.model_fields, *_tables(cls.kinds, kind)], stage))
+        settings = cls.kinds[kind].settings
+        if settings is not None:
+            try:
+                own[kind] = settings.model_validate(own.get(kind, {}))
+            except ValidationError as error:
+                at = [stage, kind]
+                raise _wrong("; ".join(_explain({**e, "loc": (*at, *e["loc"])}) for e in error.errors())) from None
+        made: Self = handler(own)
+        return made
+
+    @property
+    def choice(self) -> Choice:
+        """What the registry says of the chosen kind."""
+        return self.kinds[self.kind]
+
+    @property
+    def own(self) -> Settings | None:
+        """The table of the chosen kind; None where it has none."""
+        found = (self.model_extra or {}).get(self.kind)
+        return found if isinstance(found, Settings) else None
+
+    def table(self, settings: type[_Table]) -> _Table:
+        """The table of the chosen kind, which has these `settings`."""
+        assert isinstance(self.own, settings), f"{self.kinds.stage}.{self.kind} has no {settings.__name__}"
+        return self.own
+
+
+def _wrong(text: str) -> PydanticCustomError:
+    """An error whose text names the setting already."""
+    return PydanticCustomError("hero", "{text}", {"text": text})
+
+
+def _tables(kinds: Registry, kind: str) -> list[str]:
+    return [kind] if kinds[kind].settings is not None else []
 
 
 class TaskConfig(_Stage):
@@ -124,7 +192,7 @@ class SamplingConfig(_Stage):
     )
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
-    images_per_round: int = Field(64, ge=1, description="Images drawn and shown in a round.")
+    images_per_round: int = Field(64, ge=1, le=LARGEST + 1, description="Images shown in a round.")
     micro_batch: int = Field(
         8,
         ge=1,
@@ -132,74 +200,66 @@ class SamplingConfig(_Stage):
     )
 
 
-class NoiseConfig(_Stage):
+class NoiseConfig(_StageOfKinds):
     """Where the initial noises of the next round come from (feedback-guided image generation)."""
 
-    kind: Literal["feedback", "standard"] = Field(
-        "feedback", description="`feedback`: near the noises of good images; `standard`: always N(0, I)."
+    kinds = NOISES
+    kind: str = Field("feedback", description="Which distribution.")
+
+
+class SelectionConfig(_StageOfKinds):
+    """Which of the drawn images are shown."""
+
+    kinds = SELECTORS
+    kind: str = Field("all", description="Which selector.")
+    drawn: int | None = Field(
+        None,
+        ge=1,
+        le=LARGEST + 1,
+        description="Images drawn in a round, of which sampling.images_per_round are shown; none: no more than those.",
     )
-    best_share: float = Field(0.5, ge=0, le=1, description="β: share of draws near the best image's noise.")
-    epsilon: float = Field(0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving).")
 
 
-class RepresentationConfig(_Stage):
-    """The embedding that is trained online on good / bad / best labels (feedback-aligned representation)."""
-
-    width: int = Field(2048, ge=4, description="Width of the embedding; the head narrows it to a quarter.")
-    epochs: int = Field(500, ge=0, description="Gradient steps on triplets per round.")
-    batch_size: int = Field(2048, ge=1, description="Triplets per gradient step.")
-    learning_rate: float = Field(1e-5, gt=0, description="Adam's learning rate.")
-    replay_rounds: int = Field(
-        0, ge=0, description="Earlier rounds whose labels are trained on again; 0, as published: this round's only."
-    )
-    margin: float = Field(0.5, ge=0, description="Margin of the triplet loss (distances lie in [0, 1]).")
-
-
-class RewardConfig(_Stage):
+class RewardConfig(_StageOfKinds):
     """Feedback → reward → advantage."""
 
-    kind: Literal["similarity-to-best", "similarity-to-good", "label", "score"] = Field(
-        "similarity-to-best",
-        description="`similarity-to-best`: (1 + cos(E(z), E(best)))/2; `similarity-to-good`: its mean over "
-        "the good images; `label`: 1 or 0; `score`: the evaluator's own number.",
-    )
+    kinds = REWARDS
+    kind: str = Field("similarity", description="What turns feedback into a number per image.")
     advantage_clip: float = Field(5.0, gt=0, description="Advantages are clipped to ± this.")
     min_group: int = Field(
         4, ge=2, description="Advantages are normalised per prompt where it has at least this many images."
     )
 
 
-class UpdateConfig(_Stage):
+class UpdateConfig(_StageOfKinds):
     """Gradient steps on the LoRA."""
 
-    kind: Literal["ppo", "none"] = Field(
-        "ppo", description="`ppo`: clipped policy gradient over replayed timesteps; `none`: frozen weights."
-    )
+    kinds = UPDATES
+    kind: str = Field("ppo", description="Which update.")
     optimizer: Literal["adamw", "adamw-8bit"] = Field(
         "adamw", description="`adamw-8bit` keeps AdamW's state in 8 bits; it needs bitsandbytes and a GPU."
     )
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
-    clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
-    timesteps_per_image: int = Field(5, ge=1, description="K: timesteps trained per image, drawn at random.")
-    timestep_weight: Literal["uniform", "std"] = Field(
-        "uniform",
-        description="Weight of a transition in the loss: `uniform`, as published; `std`: its standard deviation σ, "
-        "since a log-probability's gradient grows as 1/σ, and the last steps, which only polish, outweigh the rest.",
-    )
     images_per_step: int = Field(8, ge=1, description="Images behind one optimizer step.")
     micro_batch: int = Field(
         2,
         ge=1,
-        description="Transitions replayed together; gradients are summed in order. Halved when memory runs out.",
+        description="Latents that go through the denoiser together; gradients are summed in order. Halved when memory "
+        "runs out.",
     )
     inner_epochs: int = Field(1, ge=1, description="Passes over the round's images.")
-    recompute_log_probs: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="Whether old log-probabilities are computed again through the training path before the "
-        "first gradient step; `auto`: everywhere but in fp32 on the CPU, where batch shapes hardly matter.",
-    )
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is an update at all; else the weights are frozen."""
+        return self.choice.implementation is not None
+
+    @property
+    def needs_density(self) -> bool:
+        """Whether steps without a density, those of a deterministic sampler, are of no use to it."""
+        return self.choice.needs_density
 
 
 class EvaluatorConfig(_Stage):
@@ -300,8 +360,8 @@ class Config(_Stage):
     lora: LoraConfig = Field(default_factory=LoraConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     noise: NoiseConfig = Field(default_factory=NoiseConfig)
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
     evaluator: EvaluatorConfig = Field(default_factory=EvaluatorConfig)
-    representation: RepresentationConfig = Field(default_factory=RepresentationConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -310,12 +370,19 @@ class Config(_Stage):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.sampling.eta == 0 and self.update.kind == "ppo":
+        if self.sampling.eta == 0 and self.update.needs_density:
             raise ValueError("sampling.eta is 0: a deterministic sampler has no policy gradient; use eta > 0")
-        if self.update.kind == "ppo" and self.update.timesteps_per_image > self.sampling.num_steps:
+        for stage in (self.noise, self.selection, self.reward, self.update):
+            if stage.own is not None:
+                stage.own.check(self)
+        if self.drawn < self.sampling.images_per_round:
             raise ValueError(
-                f"update.timesteps_per_image is {self.update.timesteps_per_image}, more than sampling.num_steps, "
-                f"{self.sampling.num_steps}: train at most that many timesteps of an image"
+                f"selection.drawn is {self.drawn}, less than sampling.images_per_round, "
+                f"{self.sampling.images_per_round}"
+            )
+        if self.drawn > self.sampling.images_per_round and not self.selection.choice.narrows:
+            raise ValueError(
+                f"selection.drawn is {self.drawn}, but selection.kind {self.selection.kind!r} shows every drawn image"
             )
         if self.sampling.images_per_round < len(self.task.prompts):
             raise ValueError("sampling.images_per_round is smaller than the number of prompts")
@@ -327,6 +394,11 @@ class Config(_Stage):
                 "leave it at auto"
             )
         return self
+
+    @property
+    def drawn(self) -> int:
+        """Images that are drawn in a round."""
+        return self.selection.drawn or self.sampling.images_per_round
 
     def to_toml(self) -> str:
         """This configuration as TOML; `validate(tomllib.loads(...))` gives an equal one."""
@@ -343,6 +415,22 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def overlaid(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `below`, whose tables of kinds that are not chosen any more are left out."""
+    merged = merge(below, over)
+    for stage in _STAGES_OF_KINDS:
+        values = merged.get(stage.kinds.stage)
+        if isinstance(values, Mapping):
+            kind = values.get("kind", stage.model_fields["kind"].default)
+            wanted = over.get(stage.kinds.stage, {})
+            unused = {key for key in values if key in stage.kinds and key != kind and key not in wanted}
+            merged[stage.kinds.stage] = {key: value for key, value in values.items() if key not in unused}
+    return merged
+
+
+_STAGES_OF_KINDS: tuple[type[_StageOfKinds], ...] = (NoiseConfig, SelectionConfig, RewardConfig, UpdateConfig)
+
+
 def validate(values: Mapping[str, Any]) -> Config:
     """`Config` from nested dicts.
 
@@ -352,23 +440,91 @@ def validate(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+        raise ConfigError("; ".join(dict.fromkeys(_explain(item) for item in error.errors()))) from None
+
+
+# ---------------------------------------------------------------------------------------------- what version 0.1 wrote
+
+_MOVED: dict[str, str] = {
+    **{f"noise.{name}": f"noise.feedback.{name}" for name in ("best_share", "epsilon")},
+    **{
+        f"representation.{name}": f"reward.similarity.{name}"
+        for name in ("width", "epochs", "batch_size", "learning_rate", "replay_rounds", "margin")
+    },
+    **{
+        f"update.{name}": f"update.ppo.{name}"
+        for name in ("clip_range", "timesteps_per_image", "timestep_weight", "recompute_log_probs")
+    },
+}
+"""Names that settings had before each kind had a table of its own."""
+
+_RENAMED_KINDS = {("reward", f"similarity-to-{reference}"): reference for reference in ("best", "good")}
+
+
+def _renamed_kind(stage: str, kind: object) -> str:
+    reference = _RENAMED_KINDS.get((stage, str(kind)))
+    if reference is None:
+        return ""
+    return (
+        f'{stage}.kind = {kind!r} is now {stage}.kind = "similarity" with {stage}.similarity.reference = "{reference}"'
+    )
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run of version 0.1 under the names that they have now; others as they are."""
+    upgraded = {stage: dict(v) if isinstance(v, Mapping) else v for stage, v in values.items()}
+    reward = upgraded.get("reward", {})
+    reference = _RENAMED_KINDS.get(("reward", str(reward.get("kind"))))
+    if reference is not None:
+        reward |= {"kind": "similarity", "similarity": {"reference": reference}}
+    for old, new in _MOVED.items():
+        (stage, name), (new_stage, kind, new_name) = old.split("."), new.split(".")
+        if name in upgraded.get(stage, {}):
+            value = upgraded[stage].pop(name)
+            target = upgraded.setdefault(new_stage, {})
+            if target.get("kind", kind) == kind:  # the settings of kinds that were not chosen meant nothing
+                target[kind] = {**target.get(kind, {}), new_name: value}
+    if not upgraded.get("representation", True):
+        del upgraded["representation"]
+    return upgraded
+
+
+def load_run_config(file: str | Path, settings: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of a run from its config.toml, of version 0.1 too, with `settings` laid over it.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    return validate(overlaid(upgraded(load_toml(file)), settings or {}))
+
+
+# ---------------------------------------------------------------------------------------------- errors in words
 
 
 def _explain(item: Any) -> str:
+    if item["type"] == "hero":
+        return str(item["msg"])
     location = [str(part) for part in item["loc"]]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
         model: Any = Config
         for part in location[:-1]:
-            model = model.model_fields[part].annotation
-        prefix = ".".join(location[:-1])
-        hint = nearest(location[-1], model.model_fields)
-        return f"unknown setting {dotted!r}; {hint}" + (f" (in {prefix})" if prefix else "")
+            known = part in model.model_fields
+            model = model.model_fields[part].annotation if known else model.kinds[part].settings
+        return _unknown(dotted, location[-1], model.model_fields, ".".join(location[:-1]), item["input"])
     message = str(item["msg"]).removeprefix("Value error, ")
     if not location:
         return message
     return f"{dotted} = {item['input']!r}: {message}" if not isinstance(item["input"], dict) else f"{dotted}: {message}"
+
+
+def _unknown(dotted: str, name: str, known: Iterable[str], where: str, value: object = None) -> str:
+    """What to say of a setting that does not exist: where it is now, or which is the nearest."""
+    moved = {old: new for old, new in _MOVED.items() if old == dotted or old.startswith(f"{dotted}.")}
+    if moved:
+        given = [f"{dotted}.{key}" for key in value] if isinstance(value, Mapping) else [dotted]
+        return "; ".join(f"{old} is now {moved[old]}" for old in given if old in moved) or f"{dotted} is gone"
+    return f"unknown setting {dotted!r}; {nearest(name, known)}" + (f" (in {where})" if where else "")
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
@@ -410,14 +566,10 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 def reference() -> str:
     """The configuration reference as Markdown, generated from the fields' descriptions."""
     lines = [_REFERENCE_INTRODUCTION]
-    stages: list[tuple[str, type[BaseModel]]] = [("", Config)]
-    stages += [
-        (name, f.annotation)
-        for name, f in Config.model_fields.items()
-        if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel)
-    ]
-    for prefix, model in stages:
+    for prefix, model in _reference_tables():
         lines += [f"## `{prefix}`" if prefix else "## The run", "", (model.__doc__ or "").strip(), ""]
+        if issubclass(model, _StageOfKinds):
+            lines += ["Kinds: " + "; ".join(f"`{k}`, {choice.summary}" for k, choice in model.kinds.items()) + ".", ""]
         lines += ["| setting | default | meaning |", "|---|---|---|"]
         for name, info in model.model_fields.items():
             if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -428,6 +580,17 @@ def reference() -> str:
             lines.append(f"| `{key}` | {default} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _reference_tables() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every table of the configuration with its dotted name: the run's, each stage's, and those of its kinds."""
+    yield "", Config
+    for name, info in Config.model_fields.items():
+        stage = info.annotation
+        if isinstance(stage, type) and issubclass(stage, BaseModel):
+            yield name, stage
+            if issubclass(stage, _StageOfKinds):
+                yield from ((f"{name}.{kind}", c.settings) for kind, c in stage.kinds.items() if c.settings is not None)
 
 
 _REFERENCE_INTRODUCTION = """\
@@ -445,6 +608,10 @@ resolved, is written to the run's `config.toml`, which `hero train --config` rea
 | command line | `hero train --set sampling.eta=0.8 --set lora.rank=4` |
 | file | `hero train --config my.toml`, where the TOML tables are the stages below |
 | Python | `hero.configure("hand", settings={"sampling": {"eta": 0.8}, "lora": {"rank": 4}})` |
+
+A stage with a `kind` has the settings of that kind in a table of its own, which is written only for the chosen one:
+`update.kind = "ppo"` and `update.ppo.clip_range`. Names that settings had in version 0.1 are errors that give the new
+name; the settings of old run folders are read all the same.
 
 A key that does not exist is an error that names the nearest one that does. Defaults are written as in TOML.
 """

@@ -1,96 +1,100 @@
-"""What a run remembers of earlier rounds: the best image and the last good ones of each prompt, as latents."""
+"""What a run remembers of the images of earlier rounds: of each prompt the best one and the last good ones.
+
+An image is remembered by where it began and where it ended, z_T and z_0. Everything that looks back at earlier rounds,
+the feedback-guided noise, the representation and the pages, looks here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from hero.types import Feedback, ImageId
+from hero.types import ImageId, Labelled, Verdict
 
 __all__ = ["Memory"]
 
 
 @dataclass
 class Memory:
-    """Per prompt, keyed by its index in the run's prompts.
+    """Per prompt, keyed by its index in the run's prompts; fp32 on the CPU.
 
     Attributes:
         best_id: id of the best image so far.
-        best: its final latent, (C, h, w) fp32.
-        good: final latents (G, C, h, w) fp32 of the last round's good images without the best, of the last
-            round that had any.
+        best: its final latent, (C, h, w).
+        good: final latents (G, C, h, w) of the good images without the best, of the last round that had any.
+        best_noise, good_noise: their initial noises; none for images that came in from elsewhere.
         replay: final latents of earlier rounds, oldest first: (good without the best, bad) per round.
     """
 
-    best_id: dict[int, ImageId]
-    best: dict[int, torch.Tensor]
-    good: dict[int, torch.Tensor]
+    best_id: dict[int, ImageId] = field(default_factory=dict)
+    best: dict[int, torch.Tensor] = field(default_factory=dict)
+    good: dict[int, torch.Tensor] = field(default_factory=dict)
+    best_noise: dict[int, torch.Tensor] = field(default_factory=dict)
+    good_noise: dict[int, torch.Tensor] = field(default_factory=dict)
     replay: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
 
-    @classmethod
-    def empty(cls) -> Memory:
-        return cls({}, {}, {})
+    def update_best(self, labelled: Labelled) -> None:
+        """Takes over the bests that the feedback names; one kept from before is here already."""
+        for best in labelled.feedback.best:
+            row = labelled.row_of.get(best)
+            if row is None:
+                continue
+            prompt = int(labelled.prompt_index[row])
+            self.best_id[prompt] = best
+            self.best[prompt] = _kept(labelled.final_latents[row])
+            if labelled.initial_noise is not None:
+                self.best_noise[prompt] = _kept(labelled.initial_noise[row])
 
-    def update_best(
-        self,
-        final_latents: torch.Tensor,
-        ids: Sequence[ImageId],
-        prompt_index: torch.Tensor,
-        feedback: Feedback,
-    ) -> None:
-        """Takes over the bests named in `feedback`; one kept from before is here already."""
-        row_of = {i: k for k, i in enumerate(ids)}
-        for best in feedback.best:
-            if best in row_of:
-                prompt = int(prompt_index[row_of[best]])
-                self.best_id[prompt] = best
-                self.best[prompt] = final_latents[row_of[best]].float().clone()
-
-    def update_good(
-        self,
-        final_latents: torch.Tensor,
-        ids: Sequence[ImageId],
-        prompt_index: torch.Tensor,
-        feedback: Feedback,
-        *,
-        replay_rounds: int = 0,
-    ) -> None:
-        """Takes over the labels of a round that was learnt from.
+    def update_good(self, labelled: Labelled, *, replay_rounds: int = 0) -> None:
+        """Takes over the labels of a round that was learnt from, once its bests are taken over.
 
         `good` is replaced for each prompt that has good images other than its best; `replay` grows by a round for
         each prompt, and forgets all but the newest `replay_rounds`.
         """
-        row_of = {i: k for k, i in enumerate(ids)}
-        bests = set(self.best_id.values())
-        latents = final_latents.float()
-        for prompt in sorted(set(prompt_index.tolist())):
-            mine = {i for i, k in row_of.items() if int(prompt_index[k]) == prompt}
-            good = latents[[row_of[i] for i in feedback.good if i in mine and i not in bests]].clone()
-            bad = latents[[row_of[i] for i in feedback.bad if i in mine]].clone()
-            if len(good):
+        latents = _kept(labelled.final_latents)
+        for prompt in labelled.rows_by_prompt:
+            rows = self.others(labelled, prompt)
+            good, bad = latents[rows], latents[labelled.said_of(prompt, Verdict.BAD)]
+            if rows:
                 self.good[prompt] = good.clone()  # a checkpoint may hold no tensor twice
+                if labelled.initial_noise is not None:
+                    self.good_noise[prompt] = _kept(labelled.initial_noise)[rows]
             if replay_rounds:
                 self.replay[prompt] = [*self.replay.get(prompt, []), (good, bad)][-replay_rounds:]
 
+    def others(self, labelled: Labelled, prompt: int) -> list[int]:
+        """Rows of the good images of `prompt` that are not the best."""
+        best = self.best_id.get(prompt)
+        return [row for row in labelled.said_of(prompt, Verdict.GOOD) if labelled.ids[row] != best]
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """`best.<prompt>`, `good.<prompt>`, and `replay.<prompt>.<k>.good` and `.bad`, k from 0 for the oldest."""
-        tensors = {f"best.{k}": v for k, v in self.best.items()} | {f"good.{k}": v for k, v in self.good.items()}
+        """`best.<prompt>`, `good.<prompt>`, `best_noise.<prompt>`, `good_noise.<prompt>`, and
+        `replay.<prompt>.<k>.good` and `.bad`, k from 0 for the oldest."""
+        tensors = {f"{name}.{k}": tensor for name in _TABLES for k, tensor in getattr(self, name).items()}
         for prompt, rounds in self.replay.items():
             for k, (good, bad) in enumerate(rounds):
                 tensors |= {f"replay.{prompt}.{k:04d}.good": good, f"replay.{prompt}.{k:04d}.bad": bad}
         return tensors
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], best_id: Mapping[int, ImageId]) -> Memory:
+    def load(self, tensors: Mapping[str, torch.Tensor], best_id: Mapping[int, ImageId]) -> None:
         """The inverse of `tensors`."""
-        memory = cls(dict(best_id), {}, {})
+        self.best_id = dict(best_id)
+        for name in (*_TABLES, "replay"):
+            setattr(self, name, {})
         for key in sorted(tensors):
             kind, prompt, *rest = key.split(".")
-            if kind == "replay" and rest[1] == "good":
+            if kind != "replay":
+                getattr(self, kind)[int(prompt)] = tensors[key].clone()
+            elif rest[1] == "good":
                 pair = (tensors[key].clone(), tensors[key.removesuffix("good") + "bad"].clone())
-                memory.replay.setdefault(int(prompt), []).append(pair)
-            elif kind != "replay":
-                {"best": memory.best, "good": memory.good}[kind][int(prompt)] = tensors[key].clone()
-        return memory
+                self.replay.setdefault(int(prompt), []).append(pair)
+
+
+_TABLES = ("best", "good", "best_noise", "good_noise")
+
+
+def _kept(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in fp32 on the CPU."""
+    return tensor.detach().to("cpu", torch.float32, copy=True)

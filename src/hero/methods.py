@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hero.config import Config, merge, validate
+from hero.config import Config, merge, overlaid, validate
 from hero.errors import ConfigError, nearest
 from hero.model_index import pipeline_class
 from hero.tasks import get_task
@@ -32,7 +32,7 @@ METHODS: dict[str, Method] = {
         "feedback-aligned representation as reward, feedback-guided initial noise, PPO",
         {
             "noise": {"kind": "feedback"},
-            "reward": {"kind": "similarity-to-best"},
+            "reward": {"kind": "similarity"},
             "update": {"kind": "ppo"},
         },
     ),
@@ -61,24 +61,24 @@ _STABLE_DIFFUSION: dict[str, Any] = {
         "micro_batch": 8,
     },
     "lora": {"rank": 4, "alpha": 4.0, "layers": ("attention",)},
-    "representation": {
-        "width": 2048,
-        "epochs": 500,
-        "batch_size": 2048,
-        "learning_rate": 1e-5,
-        "margin": 0.5,
+    "noise": {"feedback": {"best_share": 0.5, "epsilon": 0.1}},
+    "reward": {
+        "advantage_clip": 5.0,
+        "similarity": {
+            "width": 2048,
+            "epochs": 500,
+            "batch_size": 2048,
+            "learning_rate": 1e-5,
+            "margin": 0.5,
+        },
     },
-    "noise": {"best_share": 0.5, "epsilon": 0.1},
-    "reward": {"advantage_clip": 5.0},
     "update": {
         "learning_rate": 3e-4,
         "weight_decay": 1e-4,
         "max_grad_norm": 1.0,
-        "clip_range": 1e-4,
-        "timesteps_per_image": 5,
-        "timestep_weight": "uniform",
         "images_per_step": 8,
         "micro_batch": 2,
+        "ppo": {"clip_range": 1e-4, "timesteps_per_image": 5, "timestep_weight": "uniform"},
     },
     "evaluation": {"images": 200},
 }
@@ -115,29 +115,32 @@ PRESETS: dict[str, dict[str, Any]] = {
             "micro_batch": 16,
         },
         "lora": {"rank": 8, "alpha": 8.0, "layers": ("attention", "feed-forward", "resnet")},
-        "representation": {
-            "width": 256,
-            "epochs": 200,
-            "batch_size": 256,
-            "learning_rate": 1e-3,
-            "margin": 0.5,
+        "noise": {"feedback": {"best_share": 0.5, "epsilon": 0.1}},
+        "reward": {
+            "advantage_clip": 0.5,
+            "similarity": {
+                "width": 256,
+                "epochs": 200,
+                "batch_size": 256,
+                "learning_rate": 1e-3,
+                "margin": 0.5,
+            },
         },
-        "noise": {"best_share": 0.5, "epsilon": 0.1},
-        "reward": {"advantage_clip": 0.5},
         "update": {
             "learning_rate": 5e-4,
             "weight_decay": 1e-4,
             "max_grad_norm": 1.0,
-            "clip_range": 1e-3,
-            "timesteps_per_image": 8,
-            "timestep_weight": "std",
             "images_per_step": 8,
             "micro_batch": 64,
+            "ppo": {"clip_range": 1e-3, "timesteps_per_image": 8, "timestep_weight": "std"},
         },
         "evaluation": {"images": 128},
     },
 }
-"""Values per kind of model; where each comes from is in docs/models.md."""
+"""Values per kind of model, for every kind of noise, reward and update; those that a method does not use are left out.
+
+Where each comes from is in docs/models.md.
+"""
 
 PRESET_OF: dict[str, str] = {
     "StableDiffusionXLPipeline": "sdxl",
@@ -161,7 +164,8 @@ def resolve(method: str, preset: str, overrides: Mapping[str, Any]) -> Config:
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
     named = {"method": method, "preset": preset}
-    return validate(merge(PRESETS[preset], METHODS[method].settings, overrides, named))
+    chosen = merge(METHODS[method].settings, overrides, named)
+    return validate(overlaid(PRESETS[preset], chosen))
 
 
 def configure(

@@ -1,7 +1,7 @@
 """Initial-noise distributions: where the trajectories of a round start (feedback-guided image generation).
 
 A distribution is sampled before a round and refitted after it. Which component image i draws from, and every
-number it draws, is a function of (seed, round, i) alone.
+number it draws, is a function of (seed, round, i) alone. Which there are is in `hero.registry.NOISES`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,35 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from hero.config import NoiseConfig
+from hero.memory import Memory
+from hero.registry import FeedbackNoiseSettings, Settings
 from hero.seeding import Stage, generator, normal
-from hero.types import Feedback, ImageId
 
-__all__ = ["FeedbackNoise", "InitialNoise", "StandardNoise", "make_noise", "perturb"]
+__all__ = ["FeedbackNoise", "InitialNoise", "StandardNoise", "fresh_noise", "make_noise", "perturb"]
+
+
+def fresh_noise(
+    n: int, shape: tuple[int, int, int], *, seed: int, round_: int = 0, stage: Stage = Stage.NOISE
+) -> torch.Tensor:
+    """(n, C, h, w) fp32 on the CPU: draws from N(0, I), of which number i depends on (seed, stage, round, i) alone."""
+    return torch.stack([normal(shape, generator(seed, stage, round_, i)) for i in range(n)])
+
+
+def perturb(noise: torch.Tensor, xi: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """N_ε(z): sqrt(1 − ε²)·z + ε·ξ, any shape. Variance preserving: unit variance stays unit variance.
+
+    Source: HERO, eq. for π_HERO, in the form of its published code.
+    """
+    return math.sqrt(1 - epsilon**2) * noise + epsilon * xi
 
 
 class InitialNoise(Protocol):
-    """A distribution over initial noises z_T of shape (C, h, w), one per prompt."""
+    """A distribution over initial noises z_T of shape (C, h, w), one per prompt. Made from (prompts, settings).
+
+    A class that inherits has all but `sample`, and learns nothing.
+    """
+
+    def __init__(self, prompts: Sequence[str] = (), settings: Settings | None = None) -> None: ...
 
     def sample(
         self,
@@ -39,26 +60,30 @@ class InitialNoise(Protocol):
         """(N, C, h, w) fp32 on the CPU, one draw per entry of `prompts`."""
         ...
 
-    def refit(
-        self, initial_noise: torch.Tensor, ids: Sequence[ImageId], prompts: Sequence[str], feedback: Feedback
-    ) -> None:
-        """Learns from a round: `initial_noise` (N, C, h, w) are its z_T, `feedback` its labels."""
-        ...
+    def refit(self, memory: Memory) -> None:
+        """Takes over what the run remembers, after a round and when it is resumed."""
 
-    def state_dict(self) -> dict[str, torch.Tensor]: ...
+    @property
+    def fitted(self) -> bool:
+        """Whether any draw differs from N(0, I), so that there is something to `save`."""
+        return False
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+    def knows(self, prompts: Sequence[str]) -> bool:
+        """Whether draws for each of `prompts` differ from N(0, I)."""
+        return False
+
+    def save(self, path: Path) -> None:
+        """Writes the distribution to one safetensors file, for other programs."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What it has learnt beyond what the run remembers anyway."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `state_dict`."""
 
 
-def perturb(noise: torch.Tensor, xi: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """N_ε(z): sqrt(1 − ε²)·z + ε·ξ, any shape. Variance preserving: unit variance stays unit variance.
-
-    Source: HERO, eq. for π_HERO, in the form of its published code.
-    """
-    return math.sqrt(1 - epsilon**2) * noise + epsilon * xi
-
-
-class StandardNoise:
+class StandardNoise(InitialNoise):
     """z_T ~ N(0, I); learns nothing."""
 
     def sample(
@@ -70,22 +95,10 @@ class StandardNoise:
         round_: int,
         stage: Stage = Stage.NOISE,
     ) -> torch.Tensor:
-        return torch.stack([normal(shape, generator(seed, stage, round_, i)) for i in range(len(prompts))])
-
-    def refit(
-        self, initial_noise: torch.Tensor, ids: Sequence[ImageId], prompts: Sequence[str], feedback: Feedback
-    ) -> None:
-        return None
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        if state:
-            raise ValueError(f"StandardNoise has no state, got {sorted(state)}")
+        return fresh_noise(len(prompts), shape, seed=seed, round_=round_, stage=stage)
 
 
-class FeedbackNoise:
+class FeedbackNoise(InitialNoise):
     """The mixture π_HERO = β·N_ε(z_T^best) + (1 − β)/|G|·Σ_{i ∈ G} N_ε(z_T^i), one per prompt.
 
     G are the good images of the last round that had any, without the best. Of the n images of a prompt,
@@ -93,20 +106,19 @@ class FeedbackNoise:
     no best yet (and for a prompt that was never trained on) it is N(0, I).
     """
 
-    def __init__(self, prompts: Sequence[str], best_share: float = 0.5, epsilon: float = 0.1) -> None:
+    def __init__(self, prompts: Sequence[str], settings: Settings | None = None) -> None:
+        chosen = settings or FeedbackNoiseSettings()
+        assert isinstance(chosen, FeedbackNoiseSettings)
         self.prompts = tuple(prompts)
-        self.best_share = best_share
-        self.epsilon = epsilon
+        self.settings = chosen
         self._best: dict[str, torch.Tensor] = {}
         self._good: dict[str, torch.Tensor] = {}
 
     @property
     def fitted(self) -> bool:
-        """Whether any prompt has a best noise, so that draws differ from N(0, I)."""
         return bool(self._best)
 
     def knows(self, prompts: Sequence[str]) -> bool:
-        """Whether each of `prompts` has a best noise."""
         return all(prompt in self._best for prompt in prompts)
 
     def sample(
@@ -129,61 +141,45 @@ class FeedbackNoise:
         return torch.stack(draws)
 
     def _near_good_image(self, prompt: str, rank: int, xi: torch.Tensor, source: torch.Generator) -> torch.Tensor:
-        good = self._good.get(prompt)
-        from_best = math.floor((rank + 1) * self.best_share) > math.floor(rank * self.best_share)
+        good, share, epsilon = self._good.get(prompt), self.settings.best_share, self.settings.epsilon
+        from_best = math.floor((rank + 1) * share) > math.floor(rank * share)
         if good is None or from_best:
-            return perturb(self._best[prompt], xi, self.epsilon)
+            return perturb(self._best[prompt], xi, epsilon)
         choice = int(torch.randint(len(good), (), generator=source))
-        return perturb(good[choice], xi, self.epsilon)
+        return perturb(good[choice], xi, epsilon)
 
-    def refit(
-        self, initial_noise: torch.Tensor, ids: Sequence[ImageId], prompts: Sequence[str], feedback: Feedback
-    ) -> None:
-        noise = initial_noise.detach().to("cpu", torch.float32)
-        index_of = {i: k for k, i in enumerate(ids)}
-        for best in feedback.best:
-            if best in index_of:  # a best kept from before is here already
-                self._best[prompts[index_of[best]]] = noise[index_of[best]].clone()
-        for prompt in set(prompts):
-            rows = [index_of[i] for i in feedback.good if prompts[index_of[i]] == prompt and i not in feedback.best]
-            if rows:
-                self._good[prompt] = noise[rows].clone()
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """`best.<k>` (C, h, w) and `good.<k>` (G, C, h, w) for the k-th prompt."""
-        state = {}
-        for k, prompt in enumerate(self.prompts):
-            for name, table in (("best", self._best), ("good", self._good)):
-                if prompt in table:
-                    state[f"{name}.{k}"] = table[prompt]
-        return state
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        self._best, self._good = {}, {}
-        for key, tensor in state.items():
-            name, k = key.split(".")
-            table = {"best": self._best, "good": self._good}[name]
-            table[self.prompts[int(k)]] = tensor.clone()
+    def refit(self, memory: Memory) -> None:
+        self._best = {self.prompts[k]: noise for k, noise in memory.best_noise.items()}
+        self._good = {self.prompts[k]: noise for k, noise in memory.good_noise.items()}
 
     def save(self, path: Path) -> None:
-        """Writes the distribution to one safetensors file with its prompts, β and ε0 as metadata.
+        """`best.<k>` (C, h, w) and `good.<k>` (G, C, h, w) for the k-th prompt; prompts, β and ε0 as metadata.
 
         Equal distributions give equal bytes: safetensors shuffles metadata, hence one entry for all of it.
         """
-        about = {"prompts": self.prompts, "best_share": self.best_share, "epsilon": self.epsilon}
-        path.write_bytes(save(self.state_dict(), metadata={"feedback_noise": json.dumps(about)}))
+        about = {"prompts": self.prompts, "best_share": self.settings.best_share, "epsilon": self.settings.epsilon}
+        tensors = {
+            f"{name}.{k}": table[prompt]
+            for k, prompt in enumerate(self.prompts)
+            for name, table in (("best", self._best), ("good", self._good))
+            if prompt in table
+        }
+        path.write_bytes(save(tensors, metadata={"feedback_noise": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """The inverse of `save`."""
         with safe_open(path, framework="pt") as file:
-            noise = cls(**json.loads(file.metadata()["feedback_noise"]))
-            noise.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            about = json.loads(file.metadata()["feedback_noise"])
+            noise = cls(about.pop("prompts"), FeedbackNoiseSettings(**about))
+            tables = {"best": noise._best, "good": noise._good}
+            for key in file.keys():  # noqa: SIM118
+                name, k = key.split(".")
+                tables[name][noise.prompts[int(k)]] = file.get_tensor(key)
         return noise
 
 
 def make_noise(config: NoiseConfig, prompts: Sequence[str]) -> InitialNoise:
     """The distribution that `config` names."""
-    if config.kind == "feedback":
-        return FeedbackNoise(prompts, config.best_share, config.epsilon)
-    return StandardNoise()
+    made: InitialNoise = config.choice.load()(prompts, config.own)
+    return made

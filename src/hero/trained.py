@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from hero.errors import ConfigError, RunError
 from hero.evaluation import SETS, EvaluationResult, evaluate
 from hero.evaluation.stored import people_said
 from hero.ids import prompts_in_turn
-from hero.noise import FeedbackNoise, InitialNoise, StandardNoise
+from hero.memory import Memory
+from hero.noise import InitialNoise, fresh_noise, make_noise
 from hero.policies import load_policy
 from hero.progress import OnImages
 from hero.rollout import draw_images
 from hero.run import RunDirectory, read_images
+from hero.run.state import remembered
 from hero.seeding import Stage
 from hero.tasks import TASKS
 
@@ -48,11 +51,11 @@ class TrainedRun:
         self.history: list[dict[str, Any]] = checkpoint.state["history"]
         self.policy = load_policy(self.config)
         self.policy.load_state_dict(checkpoint.tensors["lora"])
-        self.refined: FeedbackNoise | None = None
-        if self.config.noise.kind == "feedback" and checkpoint.tensors["noise"]:
-            noise = self.config.noise
-            self.refined = FeedbackNoise(self.config.task.prompts, noise.best_share, noise.epsilon)
-            self.refined.load_state_dict(checkpoint.tensors["noise"])
+        memory, noise = Memory(), make_noise(self.config.noise, self.config.task.prompts)
+        memory.load(*remembered(checkpoint))
+        noise.load_state_dict(checkpoint.tensors["noise"])
+        noise.refit(memory)
+        self.refined: InitialNoise | None = noise if noise.fitted else None
 
     @property
     def labels(self) -> int:
@@ -122,9 +125,7 @@ class TrainedRun:
         """
         chosen = tuple(prompts or self.config.task.prompts)
         wanted = prompts_in_turn(chosen, images)
-        latents = self._noise_named(noise, chosen).sample(
-            wanted, self.policy.latent_shape, seed=seed, round_=0, stage=Stage.GENERATE_NOISE
-        )
+        latents = self._noise(noise, chosen, wanted, seed)
         drawn = 0
 
         def advance(count: int) -> None:
@@ -150,9 +151,10 @@ class TrainedRun:
         with self.policy.frozen():
             return draw()
 
-    def _noise_named(self, name: str, prompts: Sequence[str]) -> InitialNoise:
+    def _noise(self, name: str, prompts: Sequence[str], wanted: Sequence[str], seed: int) -> torch.Tensor:
+        shape, stage = self.policy.latent_shape, Stage.GENERATE_NOISE
         if name == "fresh":
-            return StandardNoise()
+            return fresh_noise(len(wanted), shape, seed=seed, stage=stage)
         if name != "refined":
             raise ConfigError(f"unknown noise {name!r}; known: fresh, refined")
         if self.refined is None or not self.refined.knows(prompts):
@@ -160,4 +162,4 @@ class TrainedRun:
                 f"the run in {self.directory.path} has no refined noise for these prompts; use fresh noise, or the "
                 f"prompts it was trained on: {', '.join(map(repr, self.config.task.prompts))}"
             )
-        return self.refined
+        return self.refined.sample(wanted, shape, seed=seed, round_=0, stage=stage)

@@ -1,33 +1,34 @@
-"""The whole road: noise → rollout → images → feedback → rewards → update → refit noise. The only module that knows it.
+"""The whole road: noise → rollout → images → feedback → reward → update → noise. The only module that knows it.
 
 `Tuner.ask` gives the images of a round, `Tuner.tell` takes the feedback and learns; `Tuner.run` is the loop of
-both. Each is on disk before it returns, so that a run continues after a kill as if nothing had happened.
+both. Each is on disk before it returns, so that a run continues after a kill as if nothing had happened. The steps of a
+round come first here; what keeps them on disk and together comes after.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from PIL import Image
 
 from hero.config import Config, merge, validate
 from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator
 from hero.feedback.store import LabelStore
-from hero.ids import image_id, prompt_index_of, prompts_in_turn
+from hero.ids import ImageId, image_id, prompt_index_of, prompts_in_turn
 from hero.policies import Policy, load_policy
 from hero.progress import OnStep, ignore
-from hero.reward.advantages import compute_rewards
-from hero.reward.representation import triplet_groups
-from hero.rollout import concatenate, rollout
+from hero.reward.advantages import foresight, judge_round
+from hero.rollout import RolloutChunk, concatenate, rollout
 from hero.run import RunDirectory
 from hero.run.metrics import round_stats
-from hero.run.state import Asked, Learner
+from hero.run.state import Asked, Learner, labelled_round
 from hero.run.trackers import check_trackers
 from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats
 
@@ -52,6 +53,9 @@ class Tuner:
         ModelError: the model cannot be loaded or used.
     """
 
+    on_step: OnStep
+    _asked: Asked | None
+
     def __init__(self, config: Config, out: str | Path) -> None:
         RunDirectory.check_free(out)
         check_trackers(config.tracking)
@@ -63,54 +67,6 @@ class Tuner:
         with _unlocked_on_failure(directory):
             self._attach(directory, policy, workers)
             self.learner.save()
-
-    @classmethod
-    def resume(cls, out: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
-        """Continues the run in `out`, with `settings` (nested dicts) laid over its own.
-
-        Feedback that was stored but not yet learnt from when the run stopped is learnt from now. A batch that was
-        shown but not answered is drawn anew where `settings` change how images are drawn.
-
-        Raises:
-            RunError: there is no run in `out`, another process trains it, or no checkpoint can be read.
-            ConfigError: `settings` do not fit what the run has learnt or been answered, or name a tracker that is not
-                installed; nothing was changed.
-        """
-        directory = RunDirectory.open(out, settings)
-        check_trackers(directory.config.tracking)
-        directory.lock()
-        with _unlocked_on_failure(directory):
-            tuner = cls.__new__(cls)
-            workers = connect(directory.config)
-            tuner._attach(directory, load_policy(directory.config, workers.mesh), workers)
-            tuner._restore()
-            if settings:
-                directory.write_text("config.toml", directory.config.to_toml())
-            tuner.learner.publish()
-            while not tuner.done and (stored := tuner.store.answer(tuner.round)) is not None:
-                tuner.ask()
-                tuner._learn(stored, seconds_waiting=0.0)
-        return tuner
-
-    def _attach(self, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
-        self.config = directory.config
-        self.directory = directory
-        self.store = LabelStore(directory.config.evaluator.store or directory.path / "feedback.db")
-        self.learner = Learner(directory.config, directory, policy, workers)
-        self._asked: Asked | None = None
-        self._asked_at = time.monotonic()
-        self.on_step: OnStep = ignore
-
-    def _restore(self) -> None:
-        """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
-        self._asked = None
-        if not self.learner.load():
-            if self.store.submitted_rounds():
-                raise RunError(f"{self.directory.path} holds labels but no checkpoint; start a new run")
-            self.learner.save()  # stopped before its first checkpoint: as good as new
-        elif not self.done:
-            self._asked = self.learner.load_asked(labelled=self.store.count(self.round) > 0)
-            self._asked_at = time.monotonic()
 
     @property
     def policy(self) -> Policy:
@@ -137,6 +93,32 @@ class Tuner:
         """The best image so far of each prompt that has one."""
         return self.learner.best
 
+    # ------------------------------------------------------------------ the loop
+
+    def run(
+        self,
+        evaluator: Evaluator | LiveEvaluator,
+        *,
+        on_chunk: OnChunk | None = None,
+        on_round: Callable[[RoundStats], None] | None = None,
+    ) -> list[RoundStats]:
+        """Asks `evaluator` and learns until the run is done; returns every round's figures.
+
+        Args:
+            evaluator: a callable ImageBatch → Feedback, or an object that sees images while they are drawn.
+            on_chunk, on_round: told of progress.
+        """
+        name = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", type(evaluator).__name__)
+        while not self.done:
+            if isinstance(evaluator, LiveEvaluator):
+                feedback = self._show_live(evaluator, on_chunk)
+            else:
+                feedback = evaluator(self.ask(on_chunk))
+            stats = self.tell(feedback, evaluator=str(name))
+            if on_round is not None:
+                on_round(stats)
+        return self.history
+
     # ------------------------------------------------------------------ ask: noise → rollout → images
 
     def ask(self, on_chunk: OnChunk | None = None) -> ImageBatch:
@@ -160,34 +142,41 @@ class Tuner:
 
     def _draw(self, on_chunk: OnChunk | None) -> Asked:
         started = time.monotonic()
-        config, round_, n = self.config, self.round, self.config.sampling.images_per_round
-        prompt_index = torch.tensor([prompt_index_of(i, len(config.task.prompts)) for i in range(n)])
-        prompts = prompts_in_turn(config.task.prompts, n)
-        ids = tuple(image_id(round_, i) for i in range(n))
+        config, round_, learner = self.config, self.round, self.learner
+        prompts = prompts_in_turn(config.task.prompts, config.drawn)
+        index = torch.tensor([prompt_index_of(i, len(config.task.prompts)) for i in range(config.drawn)])
+        ids = tuple(image_id(round_, i) for i in range(config.drawn))
 
-        initial_noise = self.learner.noise.sample(prompts, self.policy.latent_shape, seed=config.seed, round_=round_)
+        noise = learner.noise.sample(prompts, self.policy.latent_shape, seed=config.seed, round_=round_)
         trajectories, images = [], []
-        for chunk in rollout(
-            self.policy,
-            self.learner.conditioning,
-            prompt_index,
-            initial_noise,
-            seed=config.seed,
-            round_=round_,
-            micro_batch=config.sampling.micro_batch,
-            workers=self.learner.workers,
-        ):
+        for chunk in self._rollout(index, noise):
             trajectories.append(chunk.trajectory)
             images += chunk.images
-            rows = slice(chunk.indices.start, chunk.indices.stop)
-            self.directory.write_images(dict(zip(ids[rows], chunk.images, strict=True)))
-            if on_chunk is not None:
-                latents = chunk.trajectory.final_latents
-                on_chunk(ImageChunk(round_, ids[rows], tuple(chunk.images), tuple(prompts[rows]), n, latents))
+            if not config.selection.choice.narrows:  # every image is shown, and at once
+                rows = range(chunk.indices.start, chunk.indices.stop)
+                self._show(rows, ids, chunk.images, prompts, chunk.trajectory.final_latents, on_chunk)
+        trajectory = concatenate(trajectories)
 
-        batch = ImageBatch(round_, ids, tuple(images), tuple(prompts), self.best, config.task.criterion)
-        asked = Asked(batch, concatenate(trajectories), time.monotonic() - started)
-        self.learner.save_asked(asked)
+        shown = list(range(config.drawn))
+        if config.selection.choice.narrows:
+            score = learner.reward.score(trajectory.final_latents, index)
+            shown = learner.selector.select(
+                score, index, config.sampling.images_per_round, seed=config.seed, round_=round_
+            )
+            trajectory = trajectory.rows(shown)
+            chosen = [images[i] for i in shown]
+            self._show(shown, ids, chosen, prompts, trajectory.final_latents, on_chunk)
+
+        batch = ImageBatch(
+            round_,
+            tuple(ids[i] for i in shown),
+            tuple(images[i] for i in shown),
+            tuple(prompts[i] for i in shown),
+            self.best,
+            config.task.criterion,
+        )
+        asked = Asked(batch, trajectory, time.monotonic() - started)
+        learner.save_asked(asked)
         return asked
 
     # ------------------------------------------------------------------ tell: feedback → rewards → update → noise
@@ -225,93 +214,79 @@ class Tuner:
             self.store.conclude(self.round, feedback)
         else:
             self.store.record(self.round, feedback, evaluator, waited)
-        return self._learn(feedback, waited)
+        return self._learn_durably(feedback, waited)
 
-    def _learn(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
-        assert self._asked is not None
-        try:
-            stats = self._learn_in_memory(self._asked, feedback.ordered(self._asked.batch), seconds_waiting)
-            self.history.append(stats)
-            self.learner.save()
-            self._asked = None
-        except BaseException:
-            self._restore()  # half a round is never kept, in memory either
-            raise
-        self.learner.publish()
-        return stats
-
-    def _learn_in_memory(self, asked: Asked, feedback: Feedback, seconds_waiting: float) -> RoundStats:
+    def _learn_round(self, asked: Asked, feedback: Feedback, seconds_waiting: float) -> RoundStats:
         started = time.monotonic()
-        learner, memory, round_ = self.learner, self.learner.memory, self.round
-        batch, trajectory = asked.batch, asked.trajectory
-        latents, index = trajectory.final_latents, trajectory.prompt_index
+        learner, round_ = self.learner, self.round
+        reward, update, memory = learner.reward, learner.update, learner.memory
+        labelled = labelled_round(round_, asked.batch.ids, asked.trajectory, feedback)
 
-        # 1. The best image so far, per prompt.
-        memory.update_best(latents, batch.ids, index, feedback)
+        # 1. How well what was learnt so far foresaw these labels, and the best image so far of each prompt.
+        figures = foresight(reward, labelled)
+        memory.update_best(labelled)
 
-        # 2. Feedback-aligned representation.
-        groups = triplet_groups(latents, batch.ids, index, feedback, memory)
-        uses_representation = self.config.reward.kind.startswith("similarity")
-        triplet_loss = None
-        if groups and uses_representation:
-            triplet_loss = learner.representation.fit(groups, round_, self.on_step)
+        # 2. Feedback → a reward and an advantage per image.
+        figures |= reward.fit(labelled, self.on_step)
+        judged = judge_round(labelled, asked.trajectory, reward.rewards(labelled), self.config.reward)
 
-        # 3. A reward and an advantage per image.
-        rewards = compute_rewards(
-            self.config.reward, learner.representation, latents, batch.ids, index, feedback, memory
-        )
+        # 3. Update of the LoRA; a reward that was never fitted is not worth following.
+        stats = None
+        if update is not None and reward.ready:
+            stats = update.step(judged, learner.conditioning, round_, learner.workers, self.on_step)
 
-        # 4. Update of the LoRA; a representation that was never fitted gives no reward worth following.
-        update = None
-        if learner.update is not None and (learner.representation.fitted or not uses_representation):
-            update = learner.update.step(
-                trajectory, learner.conditioning, rewards, round_, learner.workers, self.on_step
-            )
-
-        # 5. Feedback-guided initial noise for the next round.
-        learner.noise.refit(trajectory.initial_noise, batch.ids, batch.prompts, feedback)
-        replay_rounds = self.config.representation.replay_rounds
-        memory.update_good(latents, batch.ids, index, feedback, replay_rounds=replay_rounds)
+        # 4. Where the next round starts from.
+        memory.update_good(labelled, replay_rounds=reward.replay_rounds)
+        learner.noise.refit(memory)
 
         return round_stats(
             self.config,
             self.history,
-            batch,
+            asked.batch,
             feedback,
-            memory,
-            rewards,
-            triplet_loss,
-            update,
+            [best for _, best in sorted(memory.best_id.items())],
+            judged,
+            figures,
+            stats,
+            reward.note(labelled),
             seconds_sampling=asked.seconds,
             seconds_waiting=seconds_waiting,
             seconds_updating=time.monotonic() - started,
         )
 
-    # ------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------ below: what the steps above stand on
 
-    def run(
+    def _rollout(self, prompt_index: torch.Tensor, noise: torch.Tensor) -> Iterator[RolloutChunk]:
+        """The trajectories of this round, by the adapter that the update learns from."""
+        sampling, update = self.config.sampling, self.learner.update
+        with self.policy.using(update.sampling() if update else "current"):
+            yield from rollout(
+                self.policy,
+                self.learner.conditioning,
+                prompt_index,
+                noise,
+                seed=self.config.seed,
+                round_=self.round,
+                micro_batch=sampling.micro_batch,
+                workers=self.learner.workers,
+            )
+
+    def _show(
         self,
-        evaluator: Evaluator | LiveEvaluator,
-        *,
-        on_chunk: OnChunk | None = None,
-        on_round: Callable[[RoundStats], None] | None = None,
-    ) -> list[RoundStats]:
-        """Asks `evaluator` and learns until the run is done; returns every round's figures.
-
-        Args:
-            evaluator: a callable ImageBatch → Feedback, or an object that sees images while they are drawn.
-            on_chunk, on_round: told of progress.
-        """
-        name = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", type(evaluator).__name__)
-        while not self.done:
-            if isinstance(evaluator, LiveEvaluator):
-                feedback = self._show_live(evaluator, on_chunk)
-            else:
-                feedback = evaluator(self.ask(on_chunk))
-            stats = self.tell(feedback, evaluator=str(name))
-            if on_round is not None:
-                on_round(stats)
-        return self.history
+        rows: Sequence[int],
+        ids: Sequence[ImageId],
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        latents: torch.Tensor,
+        on_chunk: OnChunk | None,
+    ) -> None:
+        """Puts `images`, those of `rows`, on disk, and tells `on_chunk` of them."""
+        named = {ids[row]: image for row, image in zip(rows, images, strict=True)}
+        self.directory.write_images(named)
+        if on_chunk is not None:
+            shown = self.config.sampling.images_per_round
+            asked_for = tuple(prompts[row] for row in rows)
+            on_chunk(ImageChunk(self.round, tuple(named), tuple(images), asked_for, shown, latents))
 
     def _show_live(self, evaluator: LiveEvaluator, on_chunk: OnChunk | None) -> Feedback:
         def show(chunk: ImageChunk) -> None:
@@ -323,6 +298,67 @@ class Tuner:
         evaluator.begin(RoundStart(self.round, total, task.prompts, self.best, task.criterion))
         self.ask(show)
         return evaluator.collect()
+
+    def _learn_durably(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
+        assert self._asked is not None
+        try:
+            stats = self._learn_round(self._asked, feedback.ordered(self._asked.batch), seconds_waiting)
+            self.history.append(stats)
+            self.learner.save()
+            self._asked = None
+        except BaseException:
+            self._restore()  # half a round is never kept, in memory either
+            raise
+        self.learner.publish()
+        return stats
+
+    @classmethod
+    def resume(cls, out: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
+        """Continues the run in `out`, with `settings` (nested dicts) laid over its own.
+
+        Feedback that was stored but not yet learnt from when the run stopped is learnt from now. A batch that was
+        shown but not answered is drawn anew where `settings` change how images are drawn.
+
+        Raises:
+            RunError: there is no run in `out`, another process trains it, or no checkpoint can be read.
+            ConfigError: `settings` do not fit what the run has learnt or been answered, or name a tracker that is not
+                installed; nothing was changed.
+        """
+        directory = RunDirectory.open(out, settings)
+        check_trackers(directory.config.tracking)
+        directory.lock()
+        with _unlocked_on_failure(directory):
+            tuner = cls.__new__(cls)
+            workers = connect(directory.config)
+            tuner._attach(directory, load_policy(directory.config, workers.mesh), workers)
+            tuner._restore()
+            if settings:
+                directory.write_text("config.toml", directory.config.to_toml())
+            tuner.learner.publish()
+            while not tuner.done and (stored := tuner.store.answer(tuner.round)) is not None:
+                tuner.ask()
+                tuner._learn_durably(stored, seconds_waiting=0.0)
+        return tuner
+
+    def _attach(self, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
+        self.config = directory.config
+        self.directory = directory
+        self.store = LabelStore(directory.config.evaluator.store or directory.path / "feedback.db")
+        self.learner = Learner(directory.config, directory, policy, workers)
+        self._asked = None
+        self._asked_at = time.monotonic()
+        self.on_step = ignore
+
+    def _restore(self) -> None:
+        """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
+        self._asked = None
+        if not self.learner.load():
+            if self.store.submitted_rounds():
+                raise RunError(f"{self.directory.path} holds labels but no checkpoint; start a new run")
+            self.learner.save()  # stopped before its first checkpoint: as good as new
+        elif not self.done:
+            self._asked = self.learner.load_asked(labelled=self.store.count(self.round) > 0)
+            self._asked_at = time.monotonic()
 
     def extend(self, rounds: int) -> None:
         """Lets the run go on for `rounds` more; on disk when this returns.

@@ -1,4 +1,4 @@
-"""What flows along the road: noise → rollout → images → feedback → rewards → update.
+"""What flows along the road: noise → rollout → images → feedback → reward → update.
 
 Frozen dataclasses only. This module does not import torch at run time, because the labelling page uses it
 too; image `i` of round `r` has the id `image_id(r, i)` for ever, and feedback names images by id alone.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hero.errors import FeedbackError
@@ -26,10 +27,12 @@ __all__ = [
     "ImageChunk",
     "ImageId",
     "Judge",
+    "Judged",
     "Judgement",
-    "Rewards",
+    "Labelled",
     "RoundStart",
     "RoundStats",
+    "Score",
     "Trajectory",
     "UpdateStats",
     "Verdict",
@@ -93,6 +96,11 @@ class Trajectory:
     def final_latents(self) -> torch.Tensor:
         """(N, C, h, w): z_0, the feature of each image (and no earlier latent)."""
         return self.latents[:, -1]
+
+    def rows(self, chosen: Sequence[int]) -> Trajectory:
+        """Some of the trajectories, in that order."""
+        rows = list(chosen)
+        return Trajectory(self.latents[rows], self.log_probs[rows], self.trainable, self.prompt_index[rows])
 
 
 @dataclass(frozen=True)
@@ -342,36 +350,93 @@ def _require_known(ids: Iterable[ImageId], known: Collection[ImageId], round_: i
 
 
 @dataclass(frozen=True)
-class Rewards:
-    """Rewards and advantages of one round.
+class Labelled:
+    """The images of one round with what an evaluator said of them: what a reward learns from.
 
     Attributes:
-        rewards: (N,) fp32; NaN where an image has no reward (unlabelled under a label reward).
-        advantages: (N,) fp32; 0 where there is no reward or no variance.
+        round: from 1; 0 for images that came in from elsewhere.
+        ids: of the N images.
+        prompt_index: (N,) int64; which of the run's prompts each was drawn for.
+        final_latents: (N, C, h, w), z_0, in the policy's storage dtype.
+        feedback: speaks of `ids`, and maybe of bests that were kept from before.
+        initial_noise: (N, C, h, w), z_T; None where nobody knows it.
     """
 
+    round: int
+    ids: tuple[ImageId, ...]
+    prompt_index: torch.Tensor
+    final_latents: torch.Tensor
+    feedback: Feedback
+    initial_noise: torch.Tensor | None = None
+
+    @cached_property
+    def row_of(self) -> dict[ImageId, int]:
+        """Id → row."""
+        return {i: k for k, i in enumerate(self.ids)}
+
+    @cached_property
+    def rows_by_prompt(self) -> dict[int, list[int]]:
+        """Prompt index → rows, both ascending."""
+        rows: dict[int, list[int]] = {}
+        for row, prompt in enumerate(self.prompt_index.tolist()):
+            rows.setdefault(prompt, []).append(row)
+        return dict(sorted(rows.items()))
+
+    def said_of(self, prompt: int, verdict: Verdict) -> list[int]:
+        """Rows of one prompt with that verdict, in the order of the feedback."""
+        mine = {self.ids[row] for row in self.rows_by_prompt.get(prompt, ())}
+        said = self.feedback.good if verdict is Verdict.GOOD else self.feedback.bad
+        return [self.row_of[i] for i in said if i in mine]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reward thinks of N images that it was not told of.
+
+    Attributes:
+        mean: (N,) fp32, higher is better; NaN where it cannot say.
+        uncertainty: (N,) fp32, one standard deviation of `mean`; None where the reward knows of none.
+    """
+
+    mean: torch.Tensor
+    uncertainty: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an update learns from: images with their rewards.
+
+    Attributes:
+        trajectory: N images and how they were drawn.
+        rewards: (N,) fp32; NaN where an image has no reward (unlabelled under a label reward).
+        advantages: (N,) fp32; 0 where there is no reward or no variance.
+        pairs: (winner, loser) rows, of one prompt each: the comparisons that were given, or else every good image
+            with every bad one.
+    """
+
+    trajectory: Trajectory
     rewards: torch.Tensor
     advantages: torch.Tensor
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What an update did. `kl` is the mean of ½(log ratio)², an estimate of KL(π_old ‖ π) per step."""
+    """What an update did: optimizer steps, their mean loss and mean gradient norm before clipping, and the method's own
+    figures, which its class names in `FIGURES`."""
 
     steps: int
     loss: float
-    ratio_mean: float
-    first_ratio_deviation: float
-    kl: float
-    clip_fraction: float
     grad_norm: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RoundStats:
     """One line of metrics.jsonl; documented key by key in docs/metrics.md.
 
-    `None` means that there is no such figure (no update took place, or the task has no judge).
+    `None` means that there is no such figure (no update took place, or the task has no judge). `figures` are the
+    method's own: of its reward and of its update.
     """
 
     round: int
@@ -382,28 +447,36 @@ class RoundStats:
     best: tuple[ImageId, ...]
     reward_mean: float | None
     reward_std: float | None
-    triplet_loss: float | None
     steps: int
     loss: float | None
-    ratio_mean: float | None
-    first_ratio_deviation: float | None
-    kl: float | None
-    clip_fraction: float | None
     grad_norm: float | None
+    figures: Mapping[str, float]
     success_shown: float | None
     note: str
     seconds_sampling: float
     seconds_waiting: float
     seconds_updating: float
+    seconds_judging: float = 0.0
 
-    WALL_CLOCK: ClassVar[tuple[str, ...]] = ("seconds_sampling", "seconds_waiting", "seconds_updating")
+    WALL_CLOCK: ClassVar[tuple[str, ...]] = (
+        "seconds_sampling",
+        "seconds_waiting",
+        "seconds_updating",
+        "seconds_judging",
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict with the keys in field order."""
-        return {**asdict(self), "best": list(self.best)}
+        return {**asdict(self), "best": list(self.best), "figures": dict(self.figures)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundStats:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; a line of version 0.1, whose figures stood beside the others, is read too."""
         names = {f.name for f in fields(cls)}
-        return cls(**{**{k: v for k, v in values.items() if k in names}, "best": tuple(values["best"])})
+        figures = {k: v for k, v in values.items() if k not in names and v is not None}
+        figures |= values.get("figures", {})
+        return cls(
+            **{k: v for k, v in values.items() if k in names and k not in ("best", "figures")},
+            best=tuple(values["best"]),
+            figures=figures,
+        )

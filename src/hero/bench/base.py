@@ -18,7 +18,7 @@ from hero.config import Config
 from hero.evaluation import HELD_OUT, Measured
 from hero.ids import prompts_in_turn
 from hero.methods import configure
-from hero.noise import StandardNoise
+from hero.noise import fresh_noise
 from hero.policies import Policy, load_policy
 from hero.rollout import draw_images
 from hero.seeding import Stage
@@ -41,7 +41,7 @@ def draw_held_out(
     """One image per prompt with the policy as it is, from fresh noise; default: the preset's held-out noises."""
     config = config or configure()
     seed = config.evaluation.seed if seed is None else seed
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=seed, round_=0, stage=stages[0])
+    noise = fresh_noise(len(prompts), policy.latent_shape, seed=seed, stage=stages[0])
     micro_batch = config.sampling.micro_batch
     return draw_images(policy, prompts, noise, seed=seed, stage=stages[1], micro_batch=micro_batch)
 

@@ -23,13 +23,14 @@ from hero.bench.miniatures import MINIATURES, save_miniature
 from hero.config import Config
 from hero.ids import prompt_index_of, prompts_in_turn
 from hero.methods import configure
-from hero.noise import StandardNoise
+from hero.noise import fresh_noise
 from hero.policies import Policy, load_policy
 from hero.policies.footprint import estimate, gibibytes
+from hero.registry import FROZEN
 from hero.rollout import rollout
 from hero.seeding import Stage, generator
-from hero.types import Rewards, Trajectory
-from hero.update import make_update
+from hero.types import Trajectory
+from hero.update.replay import ratio_deviation
 
 __all__ = ["FamilyResult", "check_family", "main", "memory_table", "to_markdown"]
 
@@ -76,7 +77,7 @@ def _config(model: Path, *, eta: float) -> Config:
         "model": {"device": "cpu", "dtype": "float32", "gradient_checkpointing": False},
         "sampling": {"num_steps": _STEPS, "eta": eta, "guidance_scale": 3.0, "height": 32, "width": 48},
         "lora": {"rank": 2, "alpha": 5.5, "layers": ("attention", "feed-forward")},
-        "update": {"kind": "ppo" if eta else "none", "timesteps_per_image": 3, "micro_batch": 5},
+        "update": {"kind": FROZEN},
     }
     return configure(prompts=_PROMPTS, model=str(model), settings=settings)
 
@@ -86,7 +87,7 @@ def _prompts() -> list[str]:
 
 
 def _draw(policy: Policy) -> Trajectory:
-    noise = StandardNoise().sample(_prompts(), policy.latent_shape, seed=0, round_=0)
+    noise = fresh_noise(_IMAGES, policy.latent_shape, seed=0)
     index = torch.tensor([prompt_index_of(i, len(_PROMPTS)) for i in range(_IMAGES)])
     chunks = rollout(policy, policy.encode(_PROMPTS), index, noise, seed=0, round_=0, micro_batch=_IMAGES)
     return next(chunks).trajectory
@@ -102,12 +103,7 @@ def _ratio(model: Path) -> float:
     config = _config(model, eta=1.0)
     policy = load_policy(config)
     _randomise(policy)
-    update = make_update(policy, config.update, seed=0)
-    values = torch.arange(float(_IMAGES))
-    assert update is not None
-    stats = update.step(_draw(policy), policy.encode(_PROMPTS), Rewards(values, values - values.mean()), 1)
-    assert stats is not None
-    return stats.first_ratio_deviation
+    return ratio_deviation(policy, _draw(policy), policy.encode(_PROMPTS), micro_batch=5)
 
 
 def _apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -19,10 +19,10 @@ from hero import __version__
 from hero.bench.architectures import FULL_SIZE, save_full_size
 from hero.config import Config
 from hero.errors import ConfigError
-from hero.noise import StandardNoise
+from hero.noise import fresh_noise
 from hero.policies import Policy, load_policy
 from hero.rollout import concatenate, rollout
-from hero.types import Rewards, Trajectory
+from hero.types import Judged, Trajectory
 from hero.update import make_update
 
 __all__ = ["Speed", "measure_speed", "model_folder", "peak_flops", "to_markdown", "write_speed"]
@@ -134,7 +134,7 @@ def to_markdown(speed: Speed) -> str:
 
 def _draw(policy: Policy, config: Config, images: int) -> Trajectory:
     prompts = [config.task.prompts[0]] * images
-    noise = StandardNoise().sample(prompts, policy.latent_shape, seed=config.seed, round_=0)
+    noise = fresh_noise(images, policy.latent_shape, seed=config.seed)
     chunks = rollout(
         policy,
         policy.encode(prompts[:1]),
@@ -151,11 +151,13 @@ def _update(policy: Policy, config: Config, trajectory: Trajectory) -> tuple[int
     """Optimizer steps of one round, and the seconds that they took."""
     update = make_update(policy, config.update, seed=config.seed)
     if update is None:
-        raise ConfigError("update.kind = 'none' has no update to measure; use ppo")
+        raise ConfigError(f"update.kind = {config.update.kind!r} has no update to measure; choose another")
     values = torch.arange(float(len(trajectory)))
-    rewards = Rewards(values, (values - values.mean()) / (values.std() + 1e-8))
+    advantages = (values - values.mean()) / (values.std() + 1e-8)
+    half = len(trajectory) // 2
+    judged = Judged(trajectory, values, advantages, tuple((half + k, k) for k in range(half)))
     started = time.perf_counter()
-    stats = update.step(trajectory, policy.encode(config.task.prompts[:1]), rewards, 1)
+    stats = update.step(judged, policy.encode(config.task.prompts[:1]), 1)
     _wait(policy.device)
     assert stats is not None
     return stats.steps, time.perf_counter() - started

@@ -12,7 +12,7 @@ from rich.console import Console
 from hero.cli.app import interruptible
 from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Run, Settings
 from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
-from hero.config import Config, load_toml, merge, parse_assignments, validate
+from hero.config import Config, load_run_config, merge, parse_assignments
 from hero.console import quiet_libraries, say
 from hero.errors import ConfigError, RunError
 
@@ -86,7 +86,7 @@ def label(
 
     if not (run / "config.toml").is_file():
         raise RunError(f"there is no run in {run}: it holds no config.toml")
-    settings = validate(load_toml(run / "config.toml")).evaluator
+    settings = load_run_config(run / "config.toml").evaluator
     if settings.name != "web":
         raise ConfigError(f"{run} is not labelled by people, its evaluator is {settings.name!r}; see --evaluator web")
     console = Console()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hero.cli.app import Group, interruptible
 from hero.cli.options import Run, Settings
-from hero.config import load_toml, merge, parse_assignments, validate
+from hero.config import load_run_config, parse_assignments
 from hero.console import quiet_libraries, say
 
 __all__ = ["FormatChoice", "export", "feedback_app", "feedback_export", "feedback_import"]
@@ -90,7 +90,7 @@ def feedback_import(
     if config_file is None and not beside.is_file():
         config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)
     else:
-        config = validate(merge(load_toml(config_file or beside), own))
+        config = load_run_config(config_file or beside, own)
     RunDirectory.check_free(out)
     quiet_libraries()
     from hero.feedback.starting import start_from_labels

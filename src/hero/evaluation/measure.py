@@ -16,14 +16,14 @@ from hero.evaluation.prompts import unrelated_prompts
 from hero.evaluation.result import SETS, EvaluationResult
 from hero.evaluation.variety import DIVERSITY_SAMPLE, MIN_DIVERSITY_SAMPLE, diversity, drift, mean_distance
 from hero.ids import prompts_in_turn
-from hero.noise import StandardNoise
+from hero.noise import fresh_noise
 from hero.progress import OnImages
 from hero.rollout import draw_images
 from hero.seeding import Stage
 
 if TYPE_CHECKING:
     from hero.config import Config
-    from hero.noise import FeedbackNoise
+    from hero.noise import InitialNoise
     from hero.policies import Policy
     from hero.tasks import Task
     from hero.types import Judge
@@ -38,7 +38,7 @@ def evaluate(
     policy: Policy,
     task: Task | None,
     config: Config,
-    refined: FeedbackNoise | None,
+    refined: InitialNoise | None,
     labels: int,
     *,
     images: int | None = None,
@@ -108,15 +108,15 @@ def evaluate(
 def _draw_sets(
     policy: Policy,
     config: Config,
-    refined: FeedbackNoise | None,
+    refined: InitialNoise | None,
     prompts: Sequence[str],
     unrelated: Sequence[str],
     base: Mapping[str, Sequence[Image.Image]],
     progress: OnImages | None,
 ) -> dict[str, list[Image.Image]]:
     seed, shape = config.evaluation.seed, policy.latent_shape
-    learns = config.update.kind != "none"  # frozen weights draw the base's images from fresh noise
-    fresh = StandardNoise().sample(prompts, shape, seed=seed, round_=0, stage=HELD_OUT[0])
+    learns = config.update.learns  # frozen weights draw the base's images from fresh noise
+    fresh = fresh_noise(len(prompts), shape, seed=seed, stage=HELD_OUT[0])
     near_good = None
     if refined is not None:
         near_good = refined.sample(prompts, shape, seed=seed, round_=0, stage=HELD_OUT[0])
@@ -139,7 +139,7 @@ def _draw_sets(
     def draw_unrelated() -> list[Image.Image]:
         if not unrelated:
             return []
-        noise = StandardNoise().sample(unrelated, shape, seed=seed, round_=0, stage=Stage.DRIFT_NOISE)
+        noise = fresh_noise(len(unrelated), shape, seed=seed, stage=Stage.DRIFT_NOISE)
         return draw(unrelated, noise, Stage.DRIFT_STEP_NOISE)
 
     def draw_both() -> tuple[list[Image.Image], list[Image.Image]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hero.config import Config, load_toml, validate
+from hero.config import Config, load_run_config
 from hero.errors import ConfigError, RunError, nearest
 from hero.feedback import schema
 from hero.feedback.store import LabelStore
@@ -53,7 +53,7 @@ class Labelled:
         self.folder = folder
         if not (folder / "config.toml").is_file():
             raise RunError(f"there is no run in {folder}: it holds no config.toml")
-        self.config: Config = validate(load_toml(folder / "config.toml"))
+        self.config: Config = load_run_config(folder / "config.toml")
         shared = self.config.evaluator.store
         if not shared and not (folder / "feedback.db").is_file():
             raise RunError(f"{folder} holds no labels: there is no feedback.db in it")

@@ -20,9 +20,8 @@ from hero.config import Config
 from hero.errors import FeedbackError, ModelError, RunError
 from hero.feedback.importing import ImportedLabels, ImportedMark, restore
 from hero.feedback.marks import Mark
-from hero.reward.representation import triplet_groups
 from hero.tuner import Tuner
-from hero.types import Answer, Feedback, ImageBatch, ImageId, image_id
+from hero.types import Answer, Feedback, ImageBatch, ImageId, Labelled, image_id
 
 __all__ = ["Started", "start_from_labels"]
 
@@ -120,12 +119,10 @@ def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels
     tuner.directory.write_images(dict(zip(ids, pictures, strict=True)))
     marks = [replace(m, mark=_renamed(m, new)) for m in labels.marks if _speaks_of(m, new)]
     restore(tuner.store, marks, (), 0)
-    learner.memory.update_best(latents, ids, index, said)
-    groups = triplet_groups(latents, ids, index, said, learner.memory)
-    if groups:
-        learner.representation.fit(groups, 0)
-    replay = tuner.config.representation.replay_rounds
-    learner.memory.update_good(latents, ids, index, said, replay_rounds=replay)
+    labelled = Labelled(0, tuple(ids), index, latents, said)
+    learner.memory.update_best(labelled)
+    learner.reward.fit(labelled)
+    learner.memory.update_good(labelled, replay_rounds=learner.reward.replay_rounds)
     learner.save()
     return len(usable)
 

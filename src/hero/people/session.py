@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from hero.ids import preview_id, prompt_index_of, prompts_in_turn
-from hero.noise import StandardNoise
+from hero.noise import fresh_noise
 from hero.people.evaluator import People, RunStopped
 from hero.people.suggestions import Suggester
 from hero.rollout import rollout
@@ -152,9 +152,7 @@ class _Attended:
             return
         index = torch.tensor([prompt_index_of(k, len(config.task.prompts)) for k in range(count)])
         prompts = prompts_in_turn(config.task.prompts, count)
-        noise = StandardNoise().sample(
-            prompts, tuner.policy.latent_shape, seed=config.seed, round_=0, stage=Stage.PREVIEW_NOISE
-        )
+        noise = fresh_noise(count, tuner.policy.latent_shape, seed=config.seed, stage=Stage.PREVIEW_NOISE)
         chunks = rollout(
             tuner.policy,
             tuner.learner.conditioning,

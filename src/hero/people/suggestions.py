@@ -1,14 +1,14 @@
 """What the current reward thinks of images that nobody has judged yet: the probability that a person calls them good.
 
-The reward is the similarity to the best image so far. How well it tells good from bad is fitted to the labels of the
-round before, under the embedding as it was when those images were shown: the one that has learnt from them would be too
-sure. All of it is read from checkpoints, so that a resumed run suggests the same.
+How well the reward tells good from bad is fitted to the labels of the round before, by what was learnt when those
+images were shown: a reward that has learnt from them would be too sure. All of it is read from checkpoints, so that a
+resumed run suggests the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from hero.feedback.store import LabelStore
-from hero.memory import Memory
-from hero.reward.advantages import similarity
-from hero.reward.representation import Representation
 from hero.run.state import Learner
-from hero.types import ImageId, Verdict, image_id
+from hero.types import ImageId, Verdict
 
 __all__ = ["Calibration", "Suggester", "calibrate"]
 
@@ -76,72 +73,48 @@ class Suggester:
         """Image → {"verdict": "good" or "bad", "score": probability of good}; empty where there is nothing to go by.
 
         That is: in the first round, for rewards that are the labels themselves, or before anything was fitted. Images
-        of a prompt without a best image are left out.
+        of which the reward cannot say anything, of a prompt without a best image for one, are left out.
 
         Args:
             round_: the round of these images; the ones before it are learnt from.
             final_latents: (N, C, h, w).
         """
-        learner = self._learner
-        if not (learner.config.reward.kind.startswith("similarity") and learner.representation.fitted):
+        reward, known = self._learner.reward, self._learner.config.task.prompts
+        if not reward.ready:
             return {}
         if self._fitted_for != round_:
             self._calibration, self._fitted_for = self._fit(round_), round_
         if self._calibration is None:
             return {}
-        index = torch.tensor([learner.config.task.prompts.index(prompt) for prompt in prompts])
-        said: dict[ImageId, dict[str, str | float]] = {}
-        rewards = _rewards(learner.representation, learner.memory.best, final_latents, index)
-        for i, reward in zip(ids, rewards.tolist(), strict=True):
-            if not math.isnan(reward):
-                score = self._calibration(reward)
-                said[i] = {"verdict": str(Verdict.GOOD if score >= 0.5 else Verdict.BAD), "score": score}
-        return said
+        index = torch.tensor([known.index(prompt) for prompt in prompts])
+        suggested: dict[ImageId, dict[str, str | float]] = {}
+        for i, score in zip(ids, reward.score(final_latents, index).mean.tolist(), strict=True):
+            if not math.isnan(score):
+                probability = self._calibration(score)
+                verdict = Verdict.GOOD if probability >= 0.5 else Verdict.BAD
+                suggested[i] = {"verdict": str(verdict), "score": probability}
+        return suggested
 
     def _fit(self, round_: int) -> Calibration | None:
-        labelled, learner = round_ - 1, self._learner
-        answer, shown = self._store.answer(labelled), learner.shown_latents(labelled)
-        if answer is None or shown is None:
+        learner, labelled_before = self._learner, round_ - 1
+        answer = self._store.answer(labelled_before)
+        labelled = None if answer is None else learner.labelled(labelled_before, answer)
+        if labelled is None:
             return None
-        now = _rewards(learner.representation, learner.memory.best, *shown)
-        then = self._rewards_when_shown(labelled, *shown)
+        # By what was learnt before that round; by what is learnt now, where that was nothing.
+        before = learner.reward_before(labelled_before)
+        judge = before if before is not None and before.ready else learner.reward
+        then = judge.score(labelled.final_latents, labelled.prompt_index).mean
+        verdicts = labelled.feedback.verdicts
         judged = [
-            (reward, answer.verdicts[i] is Verdict.GOOD)
-            for i, reward in ((image_id(labelled, k), reward) for k, reward in enumerate(then.tolist()))
-            if i in answer.verdicts and not math.isnan(reward)
+            (score, verdicts[i] is Verdict.GOOD)
+            for i, score in zip(labelled.ids, then.tolist(), strict=True)
+            if i in verdicts and not math.isnan(score)
         ]
-        fitted = calibrate([reward for reward, _ in judged], [good for _, good in judged])
+        fitted = calibrate([score for score, _ in judged], [good for _, good in judged])
+        now = learner.reward.score(labelled.final_latents, labelled.prompt_index).mean
         known = now[~now.isnan()]
         if fitted is None or not len(known):
             return None
-        # Rewards are on another scale under the embedding as it is now; where they lie in their round is comparable.
+        # Rewards are on another scale after a fit; where they lie in their round is comparable.
         return replace(fitted, centre=float(known.mean()), scale=float(known.std(correction=0)) or 1.0)
-
-    def _rewards_when_shown(self, round_: int, final_latents: torch.Tensor, prompt_index: torch.Tensor) -> torch.Tensor:
-        """Rewards of a round by what was learnt before it; by what is learnt now, where that was nothing."""
-        learner = self._learner
-        told = learner.directory.load_checkpoint("told", round_ - 1)
-        shape = (int(final_latents.shape[1]), int(final_latents.shape[2]), int(final_latents.shape[3]))
-        before = Representation(shape, learner.config.representation, seed=0, device=learner.policy.device)
-        if told is not None:
-            before.load_state_dict(told.tensors["representation"])
-        if told is None or not before.fitted:
-            return _rewards(learner.representation, learner.memory.best, final_latents, prompt_index)
-        best_id = {int(k): v for k, v in told.state["best_id"].items()}
-        best = Memory.from_tensors(told.tensors["memory"], best_id).best
-        return _rewards(before, best, final_latents, prompt_index)
-
-
-def _rewards(
-    representation: Representation,
-    best: Mapping[int, torch.Tensor],
-    final_latents: torch.Tensor,
-    prompt_index: torch.Tensor,
-) -> torch.Tensor:
-    """(N,): similarity to the best image of its prompt; NaN where there is none."""
-    rewards = torch.full((len(final_latents),), float("nan"))
-    for prompt in sorted(set(prompt_index.tolist()) & best.keys()):
-        rows = prompt_index == prompt
-        embedded = representation.embed(final_latents[rows])
-        rewards[rows] = similarity(embedded, representation.embed(best[prompt][None]))
-    return rewards

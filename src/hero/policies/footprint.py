@@ -19,6 +19,7 @@ from torch import nn
 from hero.config import Config, merge, validate
 from hero.policies import Conditioning, Policy
 from hero.policies.pipeline import repeated_blocks
+from hero.reward.protocol import Reward
 
 __all__ = ["Costs", "Footprint", "device_memory", "estimate", "gibibytes", "measure", "options_that_fit"]
 
@@ -116,8 +117,8 @@ def estimate(costs: Costs, config: Config) -> Footprint:
     size = _BYTES[config.model.dtype]
     offload = config.model.offload
     encoders, vae = size * costs.text_encoders, size * costs.vae
-    optimizer = {"adamw": 8, "adamw-8bit": 2}[config.update.optimizer] if config.update.kind != "none" else 0
-    weights = size * costs.denoiser + (4 + optimizer) * costs.lora + _representation(costs, config)
+    optimizer = {"adamw": 8, "adamw-8bit": 2}[config.update.optimizer] if config.update.learns else 0
+    weights = size * costs.denoiser + (4 + optimizer) * costs.lora + _reward(costs, config)
     weights += (0 if "text-encoders" in offload else encoders) + (0 if "vae" in offload else vae)
     drawn = min(config.sampling.micro_batch, config.sampling.images_per_round)
     decoded = 1 if config.model.vae_slicing else drawn
@@ -131,7 +132,7 @@ def estimate(costs: Costs, config: Config) -> Footprint:
         "decoding": weights
         + (vae if "vae" in offload else 0)
         + 3 * size * costs.decoder_channels * costs.pixels * decoded,
-        "updating": weights + (updating if config.update.kind != "none" else 0),
+        "updating": weights + (updating if config.update.learns else 0),
     }
     trajectories = (
         size * math.prod(costs.latent_shape) * (config.sampling.num_steps + 1) * config.sampling.images_per_round
@@ -189,13 +190,9 @@ def _first_channels(vae: Any) -> int:
     return int(channels[0] if channels else vae.config.base_dim)
 
 
-def _representation(costs: Costs, config: Config) -> int:
-    """Embedding network and head with their gradients and Adam's state; three poolings of 32 channels lead in."""
-    if not config.reward.kind.startswith("similarity"):
-        return 0
-    width = config.representation.width
-    linear = 32 * (costs.latent_shape[1] // 8) * (costs.latent_shape[2] // 8)
-    return 16 * (linear * width + width * width + width * width // 2 + width * width // 8)
+def _reward(costs: Costs, config: Config) -> int:
+    reward: type[Reward] = config.reward.choice.load()  # type: ignore[assignment]
+    return reward.memory_needed(costs.latent_shape, config.reward.own)
 
 
 def _saved(policy: Policy, row: Conditioning, config: Config) -> tuple[int, int]:

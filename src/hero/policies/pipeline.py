@@ -180,6 +180,10 @@ class PipelinePolicy:
         finally:
             self.denoiser.enable_adapters()
 
+    @contextmanager
+    def using(self, adapter: str) -> Iterator[None]:
+        yield
+
     def save_lora(self, folder: Path) -> Path:
         return save_lora(type(self.pipeline), self.denoiser, folder)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hero.config import Config, load_toml, validate
+from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
@@ -32,7 +32,7 @@ class RunContents:
         self.folder = folder
         if not (folder / "config.toml").is_file():
             raise RunError(f"{folder} is not a run directory: it holds no config.toml; give one that `hero train` made")
-        self.config: Config = validate(load_toml(folder / "config.toml"))
+        self.config: Config = load_run_config(folder / "config.toml")
 
     @property
     def name(self) -> str:

@@ -1,1 +1,14 @@
-"""Feedback into a number per image."""
+"""Feedback into a number per image. Which rewards there are: `hero.registry.REWARDS`; what one is: `protocol`."""
+
+from __future__ import annotations
+
+from hero.config import RewardConfig
+from hero.reward.protocol import Reward, RewardContext
+
+__all__ = ["Reward", "RewardContext", "make_reward"]
+
+
+def make_reward(config: RewardConfig, context: RewardContext) -> Reward:
+    """The reward that `config` names."""
+    made: Reward = config.choice.load()(context, config)
+    return made

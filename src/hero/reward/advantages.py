@@ -1,42 +1,18 @@
-"""Feedback → a reward per image → advantages."""
+"""Rewards → advantages, pairs, and how well a reward foresaw the labels: what is made of any reward alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch.nn import functional
+from scipy.stats import mannwhitneyu
 
 from hero.config import RewardConfig
-from hero.memory import Memory
-from hero.reward.representation import Representation
-from hero.types import Feedback, ImageId, Rewards, Verdict
+from hero.reward.protocol import Reward
+from hero.types import Judged, Labelled, Trajectory, Verdict
 
-__all__ = ["advantages", "compute_rewards", "label_reward", "score_reward", "similarity"]
+__all__ = ["FIGURES", "advantages", "auc", "foresight", "judge_round", "pairs_of"]
 
 _EPSILON = 1e-8
 _NO_VARIANCE = 1e-7
-
-
-def similarity(embeddings: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """R = mean over references of (1 + cos(E(z), E(reference)))/2: (N, D), (M, D) → (N,) in [0, 1].
-
-    With the best image as the one reference this is HERO's reward (eq. 3).
-    """
-    cosine = functional.cosine_similarity(embeddings[:, None], reference[None], dim=-1)
-    return ((1 + cosine) / 2).mean(dim=1)
-
-
-def label_reward(ids: Sequence[ImageId], feedback: Feedback) -> torch.Tensor:
-    """(N,): 1 for good, 0 for bad, NaN for unlabelled."""
-    value = {Verdict.GOOD: 1.0, Verdict.BAD: 0.0}
-    verdicts = feedback.verdicts
-    return torch.tensor([value[verdicts[i]] if i in verdicts else float("nan") for i in ids])
-
-
-def score_reward(ids: Sequence[ImageId], feedback: Feedback) -> torch.Tensor:
-    """(N,): the evaluator's own score, NaN where there is none."""
-    return torch.tensor([feedback.scores.get(i, float("nan")) for i in ids])
 
 
 def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float, min_group: int) -> torch.Tensor:
@@ -60,34 +36,52 @@ def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float
     return result
 
 
-def compute_rewards(
-    config: RewardConfig,
-    representation: Representation,
-    final_latents: torch.Tensor,
-    ids: Sequence[ImageId],
-    prompt_index: torch.Tensor,
-    feedback: Feedback,
-    memory: Memory,
-) -> Rewards:
-    """The rewards and advantages of one round.
+def pairs_of(labelled: Labelled) -> tuple[tuple[int, int], ...]:
+    """(winner, loser) rows: the comparisons that were given, or else each good image of a prompt with each bad one."""
+    row_of = labelled.row_of
+    if labelled.feedback.pairs:
+        return tuple((row_of[w], row_of[x]) for w, x in labelled.feedback.pairs if w in row_of and x in row_of)
+    return tuple(
+        (good, bad)
+        for prompt in labelled.rows_by_prompt
+        for good in labelled.said_of(prompt, Verdict.GOOD)
+        for bad in labelled.said_of(prompt, Verdict.BAD)
+    )
 
-    An image whose prompt has no best yet (or, for `similarity-to-good`, no good one) has no reward.
+
+def judge_round(labelled: Labelled, trajectory: Trajectory, rewards: torch.Tensor, config: RewardConfig) -> Judged:
+    """What an update learns from."""
+    normalised = advantages(rewards, labelled.prompt_index, clip=config.advantage_clip, min_group=config.min_group)
+    return Judged(trajectory, rewards, normalised, pairs_of(labelled))
+
+
+FIGURES: dict[str, str] = {
+    "auc": "how well the reward, as it was when these images were drawn, foresaw their labels: the probability that a "
+    "good image had a higher score than a bad one of its prompt; ½ is chance. Missing where it could not say"
+}
+"""Figures that every reward has."""
+
+
+def foresight(reward: Reward, labelled: Labelled) -> dict[str, float]:
+    """What `FIGURES` says, of a round that `reward` has not learnt from yet; empty where it cannot score images."""
+    if not reward.ready:
+        return {}
+    found = auc(reward.score(labelled.final_latents, labelled.prompt_index).mean, labelled)
+    return {} if found is None else {"auc": found}
+
+
+def auc(scores: torch.Tensor, labelled: Labelled) -> float | None:
+    """The area under the ROC curve of `scores` (N,) as a forecast of the labels, within prompts.
+
+    In [0, 1], where NaN scores count for nothing; None where no prompt has both kinds of image with a score.
     """
-    if config.kind == "label":
-        rewards = label_reward(ids, feedback)
-    elif config.kind == "score":
-        rewards = score_reward(ids, feedback)
-    else:
-        rewards = torch.full((len(ids),), float("nan"))
-        for prompt in sorted(set(prompt_index.tolist())):
-            reference = memory.best.get(prompt)
-            if reference is None:
-                continue
-            references = reference[None]
-            if config.kind == "similarity-to-good":
-                others = set(feedback.good) - {memory.best_id[prompt]}
-                rows = [k for k, i in enumerate(ids) if i in others and int(prompt_index[k]) == prompt]
-                references = torch.cat([references, final_latents[rows].float()])
-            chosen = prompt_index == prompt
-            rewards[chosen] = similarity(representation.embed(final_latents[chosen]), representation.embed(references))
-    return Rewards(rewards, advantages(rewards, prompt_index, clip=config.advantage_clip, min_group=config.min_group))
+    wins = pairs = 0.0
+    for prompt in labelled.rows_by_prompt:
+        good, bad = (
+            scores[labelled.said_of(prompt, verdict)].double().numpy() for verdict in (Verdict.GOOD, Verdict.BAD)
+        )
+        good, bad = good[good == good], bad[bad == bad]
+        if len(good) and len(bad):
+            wins += float(mannwhitneyu(good, bad).statistic)
+            pairs += len(good) * len(bad)
+    return wins / pairs if pairs else None

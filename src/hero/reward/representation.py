@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hero.config import RepresentationConfig
 from hero.errors import TrainingError
 from hero.memory import Memory
 from hero.progress import OnStep, ignore
+from hero.registry import SimilaritySettings
 from hero.seeding import Stage, derive_seed, generator
-from hero.types import Feedback, ImageId
+from hero.types import Labelled, Verdict
 from hero.update.optimizer import load_optimizer_tensors, optimizer_tensors
 
 __all__ = [
@@ -90,26 +90,17 @@ class TripletGroup:
     negatives: torch.Tensor
 
 
-def triplet_groups(
-    final_latents: torch.Tensor,
-    ids: Sequence[ImageId],
-    prompt_index: torch.Tensor,
-    feedback: Feedback,
-    memory: Memory,
-) -> list[TripletGroup]:
+def triplet_groups(labelled: Labelled, memory: Memory) -> list[TripletGroup]:
     """A group for each prompt that has a best, a positive and a negative; maybe none.
 
     Positives are this round's good images other than the best, and those replayed from earlier rounds; where there
     is none they are the good images of the last earlier round that had any. Negatives are the bad ones likewise.
     """
-    row_of = {i: k for k, i in enumerate(ids)}
-    latents = final_latents.float()
+    latents = labelled.final_latents.float()
     groups = []
     for prompt, anchor in sorted(memory.best.items()):
-        mine = {i for i, k in row_of.items() if int(prompt_index[k]) == prompt}
-        good = latents[[row_of[i] for i in feedback.good if i in mine and i != memory.best_id[prompt]]]
-        bad = latents[[row_of[i] for i in feedback.bad if i in mine]]
         replay = memory.replay.get(prompt, [])
+        good, bad = latents[memory.others(labelled, prompt)], latents[labelled.said_of(prompt, Verdict.BAD)]
         positives = torch.cat([good, *(earlier for earlier, _ in replay)])
         negatives = torch.cat([bad, *(earlier for _, earlier in replay)])
         if not len(positives):
@@ -125,7 +116,7 @@ class Representation:
     def __init__(
         self,
         latent_shape: tuple[int, int, int],
-        config: RepresentationConfig,
+        config: SimilaritySettings,
         *,
         seed: int,
         device: torch.device,
@@ -168,7 +159,7 @@ class Representation:
             loss = triplet_loss(projected[a], projected[p], projected[n], self.config.margin)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"round {round_}: the triplet loss is {loss.item()}; lower representation.learning_rate"
+                    f"round {round_}: the triplet loss is {loss.item()}; lower reward.similarity.learning_rate"
                 )
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from PIL import Image
 from safetensors import SafetensorError
 
-from hero.config import Config, load_toml, merge, validate
+from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.ids import ImageId, round_of
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "CheckpointKind", "RunDirectory", "image_file", "read_images"]
 
-_FORMAT = 1
+_FORMAT = 2
 _BEFORE_CONFIG = {".lock", ".config.toml.partial"}
 """What is left of a run that was killed before it had a config.toml."""
 _KEEP = 4
@@ -95,7 +95,7 @@ class RunDirectory:
         path = Path(path)
         if not (path / "config.toml").is_file():
             raise RunError(f"there is no run in {path}: it holds no config.toml")
-        return cls(path, validate(merge(load_toml(path / "config.toml"), settings or {})))
+        return cls(path, load_run_config(path / "config.toml", settings))
 
     def lock(self) -> None:
         """Makes this process the only one that trains the run; released when the process ends.
@@ -249,10 +249,21 @@ class RunDirectory:
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 problem = problem or f"{folder}: {error}"
                 continue
-            return Checkpoint(folder, state, tensors)
+            return Checkpoint(folder, *(_from_format_1(state, tensors) if state["format"] == 1 else (state, tensors)))
         if folders and kind == "told":  # an unreadable batch is drawn again; what was learnt cannot be
             raise RunError(f"no checkpoint of {self.path} can be read; {problem}")
         return None
+
+
+def _from_format_1(
+    state: dict[str, Any], tensors: dict[str, dict[str, torch.Tensor]]
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """What version 0.1 wrote, as it is written now: noises lie beside latents, and a reward is one of several."""
+    if "representation" in tensors:
+        tensors = dict(tensors)
+        noises = {key.replace(".", "_noise."): value for key, value in tensors["noise"].items()}
+        tensors |= {"memory": {**tensors["memory"], **noises}, "noise": {}, "reward": tensors.pop("representation")}
+    return {"kinds": {}, **state}, tensors
 
 
 def image_file(run: Path, image: ImageId) -> Path:

@@ -13,20 +13,22 @@ from typing import Any
 
 import torch
 
-from hero.config import Config
-from hero.distributed import Helper, Work, Workers
+from hero.config import Config, upgraded
+from hero.distributed import Alone, Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
+from hero.ids import image_id, index_of
 from hero.memory import Memory
-from hero.noise import FeedbackNoise, make_noise
+from hero.noise import make_noise
 from hero.policies import Conditioning, Policy, load_policy
-from hero.reward.representation import Representation
+from hero.reward import Reward, RewardContext, make_reward
 from hero.rollout import draw
 from hero.run import Checkpoint, RunDirectory
 from hero.run.trackers import Trackers
-from hero.types import BestImage, ImageBatch, RoundStats, Trajectory, image_id
-from hero.update import ReplayUpdate, make_update
+from hero.selection import make_selector
+from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
+from hero.update import Update, make_update
 
-__all__ = ["Asked", "Learner", "help_main"]
+__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Learner:
     """The state of a run as of its newest finished round.
 
     Attributes:
-        policy, noise, representation, update, memory: each learns; `update` is None for frozen weights.
+        policy, noise, reward, update, memory: each learns; `update` is None for frozen weights.
+        selector: which of the drawn images are shown.
         conditioning: one row per prompt of the run, computed once.
         history: the figures of every finished round.
         workers: the processes that draw and differentiate.
@@ -55,15 +58,29 @@ class Learner:
         self.policy = policy
         self.conditioning = policy.encode(config.task.prompts)
         self.noise = make_noise(config.noise, config.task.prompts)
-        self.representation = Representation(
-            policy.latent_shape, config.representation, seed=config.seed, device=policy.device
-        )
-        self.update = make_update(policy, config.update, seed=config.seed)
+        self.selector = make_selector(config.selection)
         self.workers = workers
-        self.workers.prepare(_tasks(policy, self.conditioning, self.update), policy.parameters())
-        self.memory = Memory.empty()
+        self.memory = Memory()
+        self.reward = self._new_reward(self.memory)
+        self.update = make_update(policy, config.update, seed=config.seed)
+        self.workers.prepare(_tasks(policy, self.conditioning, self.reward, self.update), policy.parameters())
         self.history: list[RoundStats] = []
         self.trackers = Trackers(config, directory)
+
+    def _new_reward(self, memory: Memory) -> Reward:
+        context = RewardContext(self.policy, self.conditioning, memory, self.config.seed, self.workers)
+        return make_reward(self.config.reward, context)
+
+    def reward_before(self, round_: int) -> Reward | None:
+        """The reward as it was when the images of `round_` were drawn; None where nobody knows."""
+        told = self.directory.load_checkpoint("told", round_ - 1)
+        if told is None:
+            return None
+        memory = Memory()
+        memory.load(*remembered(told))
+        reward = self._new_reward(memory)
+        reward.load_state_dict(told.tensors["reward"])
+        return reward
 
     @property
     def best(self) -> tuple[BestImage, ...]:
@@ -81,6 +98,7 @@ class Learner:
             RunError: it cannot be written; the one before is intact.
         """
         state = {
+            "kinds": {"reward": self.config.reward.kind, "update": self.config.update.kind},
             "history": [stats.to_dict() for stats in self.history],
             "best_id": {str(k): v for k, v in self.memory.best_id.items()},
         }
@@ -88,7 +106,7 @@ class Learner:
             "lora": self.policy.state_dict(),
             "noise": self.noise.state_dict(),
             "memory": self.memory.tensors(),
-            "representation": self.representation.state_dict(),
+            "reward": self.reward.state_dict(),
             "update": self.update.state_dict() if self.update else {},
         }
         self.directory.save_checkpoint(len(self.history), "told", state, tensors)
@@ -104,27 +122,43 @@ class Learner:
         if told is None:
             return False
         self.history = [RoundStats.from_dict(values) for values in told.state["history"]]
-        try:
-            self._take_over(told)
-        except (IndexError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{told.path} does not fit these settings ({reason}); resume without them") from error
-        return True
-
-    def _take_over(self, told: Checkpoint) -> None:
-        best_id = {int(k): v for k, v in told.state["best_id"].items()}
-        self.memory = Memory.from_tensors(told.tensors["memory"], best_id)
+        if reason := self._why_unfit(told):
+            raise ConfigError(f"{told.path} does not fit these settings ({reason}); resume without them")
+        self.memory.load(*remembered(told))
         self.policy.load_state_dict(told.tensors["lora"])
         self.noise.load_state_dict(told.tensors["noise"])
-        self.representation.load_state_dict(told.tensors["representation"])
-        if self.update is not None:
+        self.noise.refit(self.memory)
+        # What was learnt by another kind of reward or update means nothing to this one, which starts anew.
+        if self._same_kind("reward", told):
+            self.reward.load_state_dict(told.tensors["reward"])
+        if self.update is not None and self._same_kind("update", told):
             self.update.load_state_dict(told.tensors["update"])
+        return True
+
+    def _same_kind(self, stage: str, told: Checkpoint) -> bool:
+        kind = told.state["kinds"].get(stage)  # version 0.1 did not write it down, and had one kind of each
+        return kind is None or kind == getattr(self.config, stage).kind
+
+    def _why_unfit(self, told: Checkpoint) -> str:
+        """In which way a checkpoint is of a run with other settings; "" if it is of this one."""
+        unfit = _other_shapes(told.tensors["lora"], self.policy.state_dict(), "the LoRA")
+        if not unfit and self._same_kind("reward", told):
+            unfit = _other_shapes(told.tensors["reward"], self.reward.state_dict(), "the reward")
+        prompts, shape = len(self.config.task.prompts), self.policy.latent_shape
+        for key, tensor in told.tensors["memory"].items():
+            if int(key.split(".")[1]) >= prompts:
+                return (
+                    unfit or f"it remembers images of {int(key.split('.')[1]) + 1} prompts or more, there are {prompts}"
+                )
+            if tuple(tensor.shape[-3:]) != shape:
+                return unfit or f"it remembers latents {tuple(tensor.shape[-3:])}, the model has {shape}"
+        return unfit
 
     def publish(self) -> None:
         """Writes what is derived from the checkpoint: metrics, LoRA, refined noise; tells trackers what is new."""
         self.directory.write_metrics([stats.to_dict() for stats in self.history])
         self.directory.write_folder("lora", self.policy.save_lora)
-        if isinstance(self.noise, FeedbackNoise) and self.noise.fitted:
+        if self.noise.fitted:
             self.directory.write_file("refined_noise.safetensors", self.noise.save)
         self.trackers.publish(self.history)
 
@@ -133,7 +167,8 @@ class Learner:
         trajectory = asked.trajectory
         tensors = {"latents": trajectory.latents, "log_probs": trajectory.log_probs}
         tensors |= {"trainable": trajectory.trainable, "prompt_index": trajectory.prompt_index}
-        state = {"seconds": asked.seconds, "drawn_with": _drawn_with(self.config)}
+        indexes = [index_of(i) for i in asked.batch.ids]
+        state = {"seconds": asked.seconds, "drawn_with": _drawn_with(self.config), "indexes": indexes}
         self.directory.save_checkpoint(asked.batch.round, "asked", state, {"trajectory": tensors})
 
     def load_asked(self, *, labelled: bool) -> Asked | None:
@@ -148,7 +183,7 @@ class Learner:
         stored = self.directory.load_checkpoint("asked", round_)
         # Where the drawing was cut short, the images so far may have labels already.
         before = _drawn_with(RunDirectory.open(self.directory.path).config)
-        if (before if stored is None else stored.state["drawn_with"]) != _drawn_with(self.config):
+        if (before if stored is None else _upgraded_drawn_with(stored.state["drawn_with"])) != _drawn_with(self.config):
             if labelled:
                 raise ConfigError(
                     f"round {round_} was drawn with other settings and has labels already; resume without them, so "
@@ -158,7 +193,8 @@ class Learner:
         if stored is None:
             return None
         trajectory = Trajectory(**stored.tensors["trajectory"])
-        ids = tuple(image_id(round_, i) for i in range(len(trajectory)))
+        indexes = stored.state.get("indexes", range(len(trajectory)))  # version 0.1 showed every image
+        ids = tuple(image_id(round_, i) for i in indexes)
         prompts = tuple(self.config.task.prompts[k] for k in trajectory.prompt_index.tolist())
         try:
             images = tuple(self.directory.read_image(i) for i in ids)
@@ -167,13 +203,14 @@ class Learner:
         batch = ImageBatch(round_, ids, images, prompts, self.best, self.config.task.criterion)
         return Asked(batch, trajectory, stored.state["seconds"])
 
-    def shown_latents(self, round_: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Final latents (N, C, h, w) and prompt indexes (N,) of an earlier round; None where they are gone."""
+    def labelled(self, round_: int, feedback: Feedback) -> Labelled | None:
+        """An earlier round with its answer; None where its latents are gone."""
         stored = self.directory.load_checkpoint("asked", round_)
         if stored is None:
             return None
-        trajectory = stored.tensors["trajectory"]
-        return trajectory["latents"][:, -1].clone(), trajectory["prompt_index"]
+        trajectory = Trajectory(**stored.tensors["trajectory"])
+        indexes = stored.state.get("indexes", range(len(trajectory)))
+        return labelled_round(round_, tuple(image_id(round_, i) for i in indexes), trajectory, feedback)
 
 
 def help_main() -> None:
@@ -190,18 +227,46 @@ def help_main() -> None:
     except ModelError as error:
         helper.refuse(str(error))
         raise
-    update = make_update(policy, config.update, seed=config.seed)
-    helper.serve(_tasks(policy, policy.encode(config.task.prompts), update), policy.parameters())
+    conditioning = policy.encode(config.task.prompts)
+    context = RewardContext(policy, conditioning, Memory(), config.seed, Alone())
+    reward, update = make_reward(config.reward, context), make_update(policy, config.update, seed=config.seed)
+    helper.serve(_tasks(policy, conditioning, reward, update), policy.parameters())
 
 
-def _tasks(policy: Policy, conditioning: Conditioning, update: ReplayUpdate | None) -> Mapping[str, Work]:
+def labelled_round(round_: int, ids: tuple[ImageId, ...], trajectory: Trajectory, feedback: Feedback) -> Labelled:
+    """What a reward is told of a round."""
+    return Labelled(round_, ids, trajectory.prompt_index, trajectory.final_latents, feedback, trajectory.initial_noise)
+
+
+def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: Update | None) -> Mapping[str, Work]:
     """What every process of a run can do with a micro-batch."""
-    return {"draw": partial(draw, policy, conditioning), **(update.tasks(conditioning) if update else {})}
+    own = update.tasks(conditioning) if update else {}
+    return {"draw": partial(draw, policy, conditioning), **reward.tasks(), **own}
+
+
+def _other_shapes(stored: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], what: str) -> str:
+    """The first tensor of `own` that is not `stored` in its shape, in words; more may be stored (an optimizer's)."""
+    for name, tensor in own.items():
+        if name not in stored:
+            return f"{what} has no {name}"
+        if stored[name].shape != tensor.shape:
+            return f"{what} has {tuple(stored[name].shape)} and not {tuple(tensor.shape)} as {name}"
+    return ""
+
+
+def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, ImageId]]:
+    """What a checkpoint's memory is loaded from."""
+    return told.tensors["memory"], {int(k): v for k, v in told.state["best_id"].items()}
+
+
+def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """As `_drawn_with` would write it now; version 0.1 had other names and no selection."""
+    return {"selection": {"kind": "all", "drawn": None}, **upgraded(stored)}
 
 
 def _drawn_with(config: Config) -> dict[str, Any]:
     """The settings that images and log-probabilities depend on."""
-    chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise"})
+    chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise", "selection"})
     for name in ("device", "threads", "gradient_checkpointing", "offload", "vae_slicing"):
         del chosen["model"][name]
     del chosen["sampling"]["micro_batch"]

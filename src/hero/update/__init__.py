@@ -1,14 +1,17 @@
-"""Gradient steps around an objective. Each update owns its optimizer and has a `state_dict`."""
+"""Gradient steps on the LoRA. Which updates there are is in `hero.registry.UPDATES`; `protocol` says what one is."""
 
 from __future__ import annotations
 
 from hero.config import UpdateConfig
 from hero.policies import Policy
-from hero.update.replay import ReplayUpdate
+from hero.update.protocol import Update
 
-__all__ = ["ReplayUpdate", "make_update"]
+__all__ = ["Update", "make_update"]
 
 
-def make_update(policy: Policy, config: UpdateConfig, *, seed: int) -> ReplayUpdate | None:
+def make_update(policy: Policy, config: UpdateConfig, *, seed: int) -> Update | None:
     """The update that `config` names; None for frozen weights."""
-    return None if config.kind == "none" else ReplayUpdate(policy, config, seed=seed)
+    if not config.learns:
+        return None
+    made: Update = config.choice.load()(policy, config, seed=seed)
+    return made

@@ -1,47 +1,68 @@
-"""Policy-gradient update: chosen timesteps of stored trajectories are replayed through the trained policy.
+"""Updates that replay steps of stored trajectories: which transitions, and their log-probabilities then and now.
 
-Which timesteps and in which order are functions of (seed, round, image). An optimizer step's transitions are
-split into micro-batches, which several processes may share, and whose gradients are summed in order; where memory runs
-out the step is taken again with smaller ones.
+Images are replayed alone or in groups that a loss compares. Which timesteps and in which order are functions of
+(seed, round, images). The loss itself is the subclass's.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from typing import ClassVar
 
 import torch
 
-from hero.batching import batched, halved
+from hero.batching import batched
 from hero.config import UpdateConfig
 from hero.distributed import Alone, Work, Workers
-from hero.errors import TrainingError
-from hero.objectives.ppo import PPOStats, ppo_loss
+from hero.ids import LARGEST
 from hero.policies import Conditioning, Policy
 from hero.progress import OnStep, ignore
+from hero.registry import ReplaySettings
 from hero.seeding import Stage, generator
 from hero.transitions import Transition
-from hero.types import Rewards, Trajectory, UpdateStats
-from hero.update.optimizer import load_optimizer_tensors, make_adamw, optimizer_tensors
+from hero.types import Judged, Trajectory, UpdateStats
+from hero.update.gradient import Details, Gradient, GradientSteps, StepTaken, mean_of, stats_of
+from hero.update.protocol import Update
 
-__all__ = ["ReplayUpdate"]
+__all__ = ["Group", "ReplayUpdate", "Replayed", "ratio_deviation"]
 
-Pair = tuple[int, int]
-"""(image, step) of one transition."""
+Group = tuple[int, ...]
+"""Images that a loss looks at together, always in the same number: (image,) or (winner, loser)."""
+
+_Row = tuple[Group, int]
+"""A group and the step at which each of its images is replayed."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """R rows of m transitions each, under the policy as it is now and as it was when it drew them.
+
+    Attributes:
+        log_probs: (R, m) fp32 with gradient; means over latent dimensions.
+        old_log_probs: (R, m).
+        rewards, advantages: (R, m), of the images.
+        std: (R,), σ of the step.
+    """
+
+    log_probs: torch.Tensor
+    old_log_probs: torch.Tensor
+    rewards: torch.Tensor
+    advantages: torch.Tensor
+    std: torch.Tensor
 
 
 @dataclass(frozen=True)
 class _Transitions:
-    """M stored transitions: everything about them but the model.
+    """R·m stored transitions, row after row: everything about them but the model.
 
     Attributes:
-        latents, following: (M, C, h, w), before and after the step.
-        steps: (M,) int64.
-        prompt_index: (M,) int64.
-        old_log_probs, advantages: (M,).
-        total: transitions behind the optimizer step.
+        latents, following: (R·m, C, h, w), before and after the step.
+        steps, prompt_index: (R·m,) int64.
+        old_log_probs, rewards, advantages: (R, m).
+        total: rows behind the optimizer step.
     """
 
     latents: torch.Tensor
@@ -49,51 +70,56 @@ class _Transitions:
     steps: torch.Tensor
     prompt_index: torch.Tensor
     old_log_probs: torch.Tensor
+    rewards: torch.Tensor
     advantages: torch.Tensor
     total: int
 
     @classmethod
-    def of(
-        cls,
-        pairs: Sequence[Pair],
-        trajectory: Trajectory,
-        advantages: torch.Tensor,
-        old_log_probs: torch.Tensor,
-        total: int,
-    ) -> _Transitions:
-        images, steps = map(torch.tensor, zip(*pairs, strict=True))
+    def of(cls, rows: Sequence[_Row], judged: Judged, old_log_probs: torch.Tensor, total: int) -> _Transitions:
+        images = torch.tensor([group for group, _ in rows])
+        steps = torch.tensor([step for _, step in rows])[:, None].expand_as(images)
+        flat, at = images.flatten(), steps.flatten()
+        trajectory = judged.trajectory
         return cls(
-            trajectory.latents[images, steps],
-            trajectory.latents[images, steps + 1],
-            steps,
-            trajectory.prompt_index[images],
+            trajectory.latents[flat, at],
+            trajectory.latents[flat, at + 1],
+            at,
+            trajectory.prompt_index[flat],
             old_log_probs[images, steps],
-            advantages[images],
+            judged.rewards[images],
+            judged.advantages[images],
             total,
         )
 
 
-@dataclass(frozen=True)
-class _Gradient:
-    """Of one micro-batch's share of the loss; None for a parameter that it does not depend on."""
+class ReplayUpdate(Update):
+    """A loss over replayed transitions. A subclass says which images (`groups`) and what is minimised (`loss`)."""
 
-    share: float
-    stats: PPOStats
-    gradients: tuple[torch.Tensor | None, ...]
-
-
-class ReplayUpdate:
-    """PPO on K timesteps of each rewarded image (DDPO's update, as HERO uses it)."""
+    FIGURES: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, policy: Policy, config: UpdateConfig, *, seed: int) -> None:
         self.policy = policy
         self.config = config
+        self.settings = config.table(ReplaySettings)
         self.seed = seed
-        self.micro_batch = config.micro_batch
-        self.optimizer = make_adamw(policy.parameters(), config)
+        self.gradients = GradientSteps(policy, config)
+
+    def groups(self, judged: Judged) -> Sequence[Group]:
+        """Which images are replayed, and which of them together; none: there is nothing to learn from."""
+        raise NotImplementedError
+
+    def loss(self, replayed: Replayed) -> tuple[torch.Tensor, Details]:
+        """The loss of each row (R,), not yet averaged, and figures of each row."""
+        raise NotImplementedError
+
+    def figures(self, taken: Sequence[StepTaken]) -> Mapping[str, float]:
+        """The round's figures; by default the mean of each detail over all rows."""
+        return {name: mean_of(taken, name) for name in taken[0].details}
+
+    def sampling(self) -> str:
+        return "current"
 
     def tasks(self, conditioning: Conditioning) -> Mapping[str, Work]:
-        """What every process of the run does for this update, `conditioning` having a row per prompt of the run."""
         return {
             "gradient": partial(self._gradient, conditioning),
             "log-probs": partial(self._log_probs, conditioning),
@@ -101,95 +127,80 @@ class ReplayUpdate:
 
     def step(
         self,
-        trajectory: Trajectory,
+        judged: Judged,
         conditioning: Conditioning,
-        rewards: Rewards,
         round_: int,
         workers: Workers | None = None,
         on_step: OnStep = ignore,
     ) -> UpdateStats | None:
-        """One round's update; None (and nothing changed) where no image has an advantage.
-
-        Args:
-            workers: the processes that do `tasks`; None: this one.
-
-        Raises:
-            TrainingError: a loss or gradient that is not finite; no optimizer step was taken with it.
-        """
-        if not rewards.advantages.any():
+        groups = list(self.groups(judged))
+        if not groups:
             return None
-        images = [i for i, rewarded in enumerate(~rewards.rewards.isnan()) if rewarded]
-        old_log_probs = trajectory.log_probs.clone()
-        pairs = {i: self._choose_steps(trajectory, i, round_) for i in images}
-        plan = [
-            [pair for i in step for pair in pairs[i]]
-            for epoch in range(self.config.inner_epochs)
-            for step in batched(self._shuffle(images, round_, epoch), self.config.images_per_step)
-        ]
-        on_step("update", 0, len(plan))
         workers = workers or Alone(self.tasks(conditioning))
-        losses: list[float] = []
-        norms: list[float] = []
-        stats: list[PPOStats] = []
-        while len(stats) < len(plan):
-            # Old log-probabilities belong to a batch shape, so they are computed again where that shrinks.
-            renew = self._recomputes() and not stats
+        width, trajectory = len(groups[0]), judged.trajectory
+        rows = {group: self._rows(trajectory, group, round_) for group in groups}
+        plan = [
+            [row for group in step for row in rows[group]]
+            for epoch in range(self.config.inner_epochs)
+            for step in batched(self._shuffled(groups, round_, epoch), max(1, self.config.images_per_step // width))
+        ]
+        old_log_probs = trajectory.log_probs.clone()
+        first_epoch = plan[: len(plan) // self.config.inner_epochs]
+        drawn_by = self.policy.state_dict() if self._recomputes() else {}
+
+        def renew_log_probs(taken: int, shrunk: bool) -> None:
+            """Old log-probabilities belong to a batch's shape: computed again, by the weights that drew the images,
+            before the first step and wherever that shape changes."""
+            if not self._recomputes() or (taken and not shrunk):
+                return
+            now = self.policy.state_dict() if taken else {}
+            if taken:
+                self.policy.load_state_dict(drawn_by)
             try:
-                if renew:
-                    self._recompute(trajectory, plan, old_log_probs, workers)
-                pairs_of_step = plan[len(stats)]
-                items = [
-                    _Transitions.of(m, trajectory, rewards.advantages, old_log_probs, len(pairs_of_step))
-                    for m in batched(pairs_of_step, self.micro_batch)
-                ]
-                loss, norm, step_stats = self._optimizer_step(items, round_, workers)
-            except torch.OutOfMemoryError:
-                self.micro_batch = halved(self.micro_batch, "update.micro_batch")
-                continue
-            losses.append(loss)
-            norms.append(norm)
-            stats.append(step_stats)
-            on_step("update", len(stats), len(plan))
-        return UpdateStats(
-            steps=len(plan),
-            loss=sum(losses) / len(losses),
-            ratio_mean=_mean([s.ratio for s in stats]),
-            first_ratio_deviation=float((stats[0].ratio - 1).abs().max()),
-            kl=_mean([s.kl for s in stats]),
-            clip_fraction=_mean([s.clipped.float() for s in stats]),
-            grad_norm=sum(norms) / len(norms),
+                self._recompute(judged, first_epoch, old_log_probs, workers, width)
+            finally:
+                if taken:
+                    self.policy.load_state_dict(now)
+
+        taken = self.gradients.take(
+            plan,
+            lambda rows, total: _Transitions.of(rows, judged, old_log_probs, total),
+            round_,
+            workers,
+            on_step,
+            width=width,
+            before_step=renew_log_probs,
         )
+        return stats_of(taken, self.figures(taken))
 
-    def _choose_steps(self, trajectory: Trajectory, image: int, round_: int) -> list[Pair]:
+    def _rows(self, trajectory: Trajectory, group: Group, round_: int) -> list[_Row]:
         trainable = trajectory.trainable.nonzero().flatten()
-        order = torch.randperm(len(trainable), generator=generator(self.seed, Stage.TIMESTEPS, round_, image))
-        chosen = trainable[order[: self.config.timesteps_per_image]]
-        return [(image, int(k)) for k in chosen]
+        index = 0
+        for image in group:
+            index = index * (LARGEST + 1) + image
+        order = torch.randperm(len(trainable), generator=generator(self.seed, Stage.TIMESTEPS, round_, index))
+        return [(group, int(k)) for k in trainable[order[: self.settings.timesteps_per_image]]]
 
-    def _shuffle(self, images: list[int], round_: int, epoch: int) -> list[int]:
-        order = torch.randperm(len(images), generator=generator(self.seed, Stage.IMAGE_ORDER, round_, epoch))
-        return [images[int(k)] for k in order]
+    def _shuffled(self, groups: list[Group], round_: int, epoch: int) -> list[Group]:
+        order = torch.randperm(len(groups), generator=generator(self.seed, Stage.IMAGE_ORDER, round_, epoch))
+        return [groups[int(k)] for k in order]
 
     def _recomputes(self) -> bool:
-        if self.config.recompute_log_probs == "auto":
+        if self.settings.recompute_log_probs == "auto":
             return self.policy.storage_dtype != torch.float32 or self.policy.device.type != "cpu"
-        return self.config.recompute_log_probs == "always"
+        return self.settings.recompute_log_probs == "always"
 
     def _recompute(
-        self,
-        trajectory: Trajectory,
-        plan: list[list[Pair]],
-        old_log_probs: torch.Tensor,
-        workers: Workers,
+        self, judged: Judged, plan: Sequence[Sequence[_Row]], old: torch.Tensor, workers: Workers, width: int
     ) -> None:
         """Old log-probabilities through the training path: half precision depends on the batch's shape."""
-        first_epoch = plan[: len(plan) // self.config.inner_epochs]
-        micro_batches = [m for step in first_epoch for m in batched(step, self.micro_batch)]
-        unknown = torch.zeros(len(trajectory))
-        items = [_Transitions.of(m, trajectory, unknown, old_log_probs, len(m)) for m in micro_batches]
-        for pairs, log_probs in zip(micro_batches, workers.map("log-probs", items), strict=True):
-            images, steps = map(torch.tensor, zip(*pairs, strict=True))
-            old_log_probs[images, steps] = log_probs
+        size = max(1, self.gradients.micro_batch // width)
+        micro_batches = list(chain.from_iterable(batched(step, size) for step in plan))
+        items = [_Transitions.of(m, judged, old, len(m)) for m in micro_batches]
+        for item_rows, log_probs in zip(micro_batches, workers.map("log-probs", items), strict=True):
+            images = torch.tensor([group for group, _ in item_rows])
+            steps = torch.tensor([step for _, step in item_rows])[:, None].expand_as(images)
+            old[images, steps] = log_probs.view(images.shape)
 
     @torch.no_grad()
     def _log_probs(self, conditioning: Conditioning, item: _Transitions) -> torch.Tensor:
@@ -200,57 +211,43 @@ class ReplayUpdate:
         rows = conditioning.rows(item.prompt_index)
         return self.policy.transition(item.latents.to(self.policy.device), item.steps, rows)
 
-    def _gradient(self, conditioning: Conditioning, item: _Transitions) -> _Gradient:
+    def _gradient(self, conditioning: Conditioning, item: _Transitions) -> Gradient:
         transition = self._replay(conditioning, item)
         log_probs = transition.log_prob(item.following.to(self.policy.device))
-        loss, stats = ppo_loss(
-            log_probs,
-            item.old_log_probs.to(log_probs.device),
-            item.advantages.to(log_probs.device),
-            self.config.clip_range,
+        shape, device = item.old_log_probs.shape, log_probs.device
+        std = transition.std.view(shape)[:, 0]
+        replayed = Replayed(
+            log_probs.view(shape),
+            item.old_log_probs.to(device),
+            item.rewards.to(device),
+            item.advantages.to(device),
+            std,
         )
-        if self.config.timestep_weight == "std":
-            loss = transition.std.flatten() * loss
-        share = loss.sum() / item.total
-        gradients = torch.autograd.grad(share, self.policy.parameters(), allow_unused=True)
-        on_cpu = PPOStats(stats.ratio.cpu(), stats.kl.cpu(), stats.clipped.cpu())
-        return _Gradient(float(share.item()), on_cpu, tuple(g if g is None else g.cpu() for g in gradients))
-
-    def _optimizer_step(
-        self, items: list[_Transitions], round_: int, workers: Workers
-    ) -> tuple[float, float, PPOStats]:
-        stats, loss_sum = [], 0.0
-        self.optimizer.zero_grad()
-        for result in workers.map("gradient", items):
-            if not math.isfinite(result.share):
-                raise TrainingError(
-                    f"round {round_}: the loss is {result.share}; lower update.learning_rate or use model.dtype "
-                    "float32; the checkpoint of the round before is intact"
-                )
-            for parameter, gradient in zip(self.policy.parameters(), result.gradients, strict=True):
-                if gradient is not None:
-                    gradient = gradient.to(parameter.device)
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            loss_sum += result.share
-            stats.append(result.stats)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"round {round_}: the gradient is not finite; lower update.learning_rate; "
-                "the checkpoint of the round before is intact"
-            )
-        self.optimizer.step()
-        merged = PPOStats(*(torch.cat([getattr(s, f) for s in stats]) for f in ("ratio", "kl", "clipped")))
-        return loss_sum, float(norm), merged
+        loss, details = self.loss(replayed)
+        if self.settings.timestep_weight == "std":
+            loss = std * loss
+        return self.gradients.differentiate(loss, item.total, details)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The optimizer's state as plain tensors."""
-        return optimizer_tensors(self.optimizer)
+        return self.gradients.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of `state_dict`."""
-        load_optimizer_tensors(self.optimizer, state)
+        self.gradients.load_state_dict(state)
 
 
-def _mean(parts: list[torch.Tensor]) -> float:
-    return float(torch.cat(parts).mean())
+@torch.no_grad()
+def ratio_deviation(policy: Policy, trajectory: Trajectory, conditioning: Conditioning, micro_batch: int) -> float:
+    """Largest distance from 1 of the probability ratios of all transitions, replayed in batches of `micro_batch`.
+
+    With the weights that drew `trajectory` it is 0, or what a batch's shape does to rounding.
+    """
+    everything = [(image, int(k)) for image in range(len(trajectory)) for k in trajectory.trainable.nonzero().flatten()]
+    largest = 0.0
+    for pairs in batched(everything, micro_batch):
+        images, steps = map(torch.tensor, zip(*pairs, strict=True))
+        rows = conditioning.rows(trajectory.prompt_index[images])
+        transition = policy.transition(trajectory.latents[images, steps].to(policy.device), steps, rows)
+        log_probs = transition.log_prob(trajectory.latents[images, steps + 1].to(policy.device)).cpu()
+        ratio = (log_probs - trajectory.log_probs[images, steps]).exp()
+        largest = max(largest, float((ratio - 1).abs().max()))
+    return largest

@@ -1,0 +1,228 @@
+"""What a run can be put together from: the kinds of noise, selection, reward and update, each with a table of settings.
+
+A stage of the configuration has a `kind` and, for a kind that has settings of its own, a table of that name:
+`[update] kind = "ppo"` and `[update.ppo]`. A new kind is its implementation and one entry here; from outside the
+package, one call of `Registry.add` (docs/extending.md). Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hero.errors import ConfigError, nearest
+
+__all__ = [
+    "FROZEN",
+    "NOISES",
+    "REWARDS",
+    "SELECTORS",
+    "UPDATES",
+    "Choice",
+    "FeedbackNoiseSettings",
+    "ForwardSettings",
+    "PPOSettings",
+    "Registry",
+    "ReplaySettings",
+    "Settings",
+    "SimilaritySettings",
+]
+
+
+class Settings(BaseModel):
+    """A stage of the configuration, or the table of one kind: frozen, and every unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def check(self, config: Any) -> None:
+        """Raises ValueError, with the remedy, where this table does not go with the rest of `config` (a `Config`)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One kind of a stage.
+
+    Attributes:
+        summary: a phrase, for the reference.
+        implementation: "module:name", imported when it is first used, or the class; None: there is nothing to do.
+        settings: its table; None: it has none.
+        needs_density: of updates: whether the steps of the sampler must have one, so that they cannot be deterministic.
+        narrows: of selectors: whether fewer images are shown than are drawn.
+    """
+
+    summary: str
+    implementation: str | Callable[..., Any] | None
+    settings: type[Settings] | None = None
+    needs_density: bool = False
+    narrows: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """The implementation."""
+        if isinstance(self.implementation, str):
+            module, _, name = self.implementation.partition(":")
+            found: Callable[..., Any] = getattr(import_module(module), name)
+            return found
+        assert self.implementation is not None
+        return self.implementation
+
+
+class Registry(Mapping[str, Choice]):
+    """The kinds of one stage, by name."""
+
+    def __init__(self, stage: str, choices: Mapping[str, Choice]) -> None:
+        self.stage = stage
+        self._choices = dict(choices)
+
+    def add(
+        self,
+        kind: str,
+        implementation: str | Callable[..., Any],
+        *,
+        summary: str = "",
+        settings: type[Settings] | None = None,
+        needs_density: bool = False,
+        narrows: bool = False,
+    ) -> None:
+        """Makes `kind` known; see `Choice`.
+
+        Raises:
+            ConfigError: another one has that name.
+        """
+        choice = Choice(summary, implementation, settings, needs_density, narrows)
+        if self._choices.get(kind, choice) != choice:
+            raise ConfigError(f"{self.stage}.kind {kind!r} exists already; choose another name")
+        self._choices[kind] = choice
+
+    def __getitem__(self, kind: str) -> Choice:
+        if kind not in self._choices:
+            raise ConfigError(f"{self.stage}.kind = {kind!r}: {nearest(kind, self._choices)}")
+        return self._choices[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._choices
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+
+# ---------------------------------------------------------------------------------------------- noise
+
+
+class FeedbackNoiseSettings(Settings):
+    """Near the noises of good images."""
+
+    best_share: float = Field(0.5, ge=0, le=1, description="β: share of draws near the best image's noise.")
+    epsilon: float = Field(0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving).")
+
+
+NOISES = Registry(
+    "noise",
+    {
+        "feedback": Choice("near the noises of good images", "hero.noise:FeedbackNoise", FeedbackNoiseSettings),
+        "standard": Choice("always N(0, I)", "hero.noise:StandardNoise"),
+    },
+)
+"""Where the initial noises of a round come from."""
+
+# ---------------------------------------------------------------------------------------------- selection
+
+SELECTORS = Registry(
+    "selection",
+    {
+        "all": Choice("every image that is drawn", "hero.selection:ShowAll"),
+        "random": Choice("as many as are to be shown, at random", "hero.selection:ShowRandom", narrows=True),
+    },
+)
+"""Which of the drawn images are shown."""
+
+# ---------------------------------------------------------------------------------------------- reward
+
+
+class SimilaritySettings(Settings):
+    """The embedding that is trained online on good / bad / best labels (feedback-aligned representation)."""
+
+    reference: Literal["best", "good"] = Field(
+        "best", description="`best`: (1 + cos(E(z), E(best)))/2, as published; `good`: its mean over the good images."
+    )
+    width: int = Field(2048, ge=4, description="Width of the embedding; the head narrows it to a quarter.")
+    epochs: int = Field(500, ge=0, description="Gradient steps on triplets per round.")
+    batch_size: int = Field(2048, ge=1, description="Triplets per gradient step.")
+    learning_rate: float = Field(1e-5, gt=0, description="Adam's learning rate.")
+    replay_rounds: int = Field(
+        0, ge=0, description="Earlier rounds whose labels are trained on again; 0, as published: this round's only."
+    )
+    margin: float = Field(0.5, ge=0, description="Margin of the triplet loss (distances lie in [0, 1]).")
+
+
+REWARDS = Registry(
+    "reward",
+    {
+        "similarity": Choice(
+            "how near an image lies to the best one in an embedding learnt from the labels",
+            "hero.reward.similarity:Similarity",
+            SimilaritySettings,
+        ),
+        "label": Choice("1 for good, 0 for bad", "hero.reward.given:Label"),
+        "score": Choice("the evaluator's own number", "hero.reward.given:ScoreGiven"),
+    },
+)
+"""What turns feedback into a number per image."""
+
+# ---------------------------------------------------------------------------------------------- update
+
+
+class ReplaySettings(Settings):
+    """For updates that replay steps of stored trajectories."""
+
+    timesteps_per_image: int = Field(5, ge=1, description="K: timesteps trained per image, drawn at random.")
+    timestep_weight: Literal["uniform", "std"] = Field(
+        "uniform",
+        description="Weight of a transition in the loss: `uniform`, as published; `std`: its standard deviation σ, "
+        "since a log-probability's gradient grows as 1/σ, and the last steps, which only polish, outweigh the rest.",
+    )
+    recompute_log_probs: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether old log-probabilities are computed again through the training path before the "
+        "first gradient step; `auto`: everywhere but in fp32 on the CPU, where batch shapes hardly matter.",
+    )
+
+    def check(self, config: Any) -> None:
+        if self.timesteps_per_image > config.sampling.num_steps:
+            raise ValueError(
+                f"update.{config.update.kind}.timesteps_per_image is {self.timesteps_per_image}, more than "
+                f"sampling.num_steps, {config.sampling.num_steps}: train at most that many timesteps of an image"
+            )
+
+
+class PPOSettings(ReplaySettings):
+    """Clipped policy gradient over replayed timesteps."""
+
+    clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
+
+
+class ForwardSettings(Settings):
+    """For updates that noise final latents again, at levels of their own, and need no stored steps."""
+
+    levels_per_image: int = Field(4, ge=1, description="Noise levels per image and pass, drawn uniformly from (0, 1].")
+
+
+FROZEN = "none"
+"""The update that is none."""
+
+UPDATES = Registry(
+    "update",
+    {
+        "ppo": Choice(
+            "clipped policy gradient over replayed timesteps", "hero.update.ppo:PPO", PPOSettings, needs_density=True
+        ),
+        FROZEN: Choice("frozen weights", None),
+    },
+)
+"""How the LoRA learns from rewarded images."""

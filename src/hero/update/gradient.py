@@ -1,0 +1,159 @@
+"""What every update shares: optimizer steps over micro-batches that several processes may differentiate.
+
+An optimizer step's items are split into micro-batches, whose gradients are summed in order; where memory runs out the
+step is taken again with smaller ones. A loss that is not finite ends the round before its step is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from hero.batching import batched, halved
+from hero.config import UpdateConfig
+from hero.distributed import Workers
+from hero.errors import TrainingError
+from hero.policies import Policy
+from hero.progress import OnStep
+from hero.types import UpdateStats
+from hero.update.optimizer import load_optimizer_tensors, make_adamw, optimizer_tensors
+
+__all__ = ["Details", "Gradient", "GradientSteps", "StepTaken", "mean_of", "stats_of"]
+
+_Example = TypeVar("_Example")
+
+Details = Mapping[str, torch.Tensor]
+"""Figure → its values, one per example; detached."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Of one micro-batch's share of the loss, on the CPU; None for a parameter that it does not depend on."""
+
+    share: float
+    details: Details
+    gradients: tuple[torch.Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """One optimizer step: loss, gradient norm before clipping, and the details of all its examples in order."""
+
+    loss: float
+    norm: float
+    details: Details
+
+
+class GradientSteps:
+    """The optimizer of an update and the steps that it takes."""
+
+    def __init__(self, policy: Policy, config: UpdateConfig) -> None:
+        self.policy = policy
+        self.config = config
+        self.micro_batch = config.micro_batch
+        self.optimizer = make_adamw(policy.parameters(), config)
+
+    def differentiate(self, losses: torch.Tensor, total: int, details: Details) -> Gradient:
+        """The gradient of Σ `losses` / `total`; what a process does with its micro-batch.
+
+        Args:
+            losses: (M,), one per example of the micro-batch.
+            total: examples behind the whole optimizer step.
+        """
+        share = losses.sum() / total
+        gradients = torch.autograd.grad(share, self.policy.parameters(), allow_unused=True)
+        return Gradient(
+            float(share.item()),
+            {name: values.detach().cpu() for name, values in details.items()},
+            tuple(g if g is None else g.cpu() for g in gradients),
+        )
+
+    def take(
+        self,
+        plan: Sequence[Sequence[_Example]],
+        item_of: Callable[[tuple[_Example, ...], int], Any],
+        round_: int,
+        workers: Workers,
+        on_step: OnStep,
+        *,
+        width: int = 1,
+        before_step: Callable[[int, bool], None] | None = None,
+    ) -> list[StepTaken]:
+        """An optimizer step for each entry of `plan`, by the workers' task `gradient`.
+
+        Args:
+            plan: the examples of each step.
+            item_of: what that task is given, from the examples of a micro-batch and the number of those of the step.
+            width: latents in one example, of which `update.micro_batch` go through the denoiser together.
+            before_step: called with the number of steps taken and whether the micro-batch has become smaller since;
+                what is out of memory in it is tried again likewise.
+        """
+        on_step("update", 0, len(plan))
+        taken: list[StepTaken] = []
+        shrunk = False
+        while len(taken) < len(plan):
+            examples = plan[len(taken)]
+            try:
+                if before_step is not None:
+                    before_step(len(taken), shrunk)
+                shrunk = False
+                items = [item_of(m, len(examples)) for m in batched(examples, max(1, self.micro_batch // width))]
+                taken.append(self._optimizer_step(items, round_, workers))
+            except torch.OutOfMemoryError:
+                self.micro_batch = halved(self.micro_batch, "update.micro_batch")
+                shrunk = True
+                continue
+            on_step("update", len(taken), len(plan))
+        return taken
+
+    def _optimizer_step(self, items: Sequence[Any], round_: int, workers: Workers) -> StepTaken:
+        details: list[Details] = []
+        loss_sum = 0.0
+        self.optimizer.zero_grad()
+        for result in workers.map("gradient", items):
+            if not math.isfinite(result.share):
+                raise TrainingError(
+                    f"round {round_}: the loss is {result.share}; lower update.learning_rate or use model.dtype "
+                    "float32; the checkpoint of the round before is intact"
+                )
+            for parameter, gradient in zip(self.policy.parameters(), result.gradients, strict=True):
+                if gradient is not None:
+                    gradient = gradient.to(parameter.device)
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            loss_sum += result.share
+            details.append(result.details)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"round {round_}: the gradient is not finite; lower update.learning_rate; "
+                "the checkpoint of the round before is intact"
+            )
+        self.optimizer.step()
+        return StepTaken(loss_sum, float(norm), {name: torch.cat([d[name] for d in details]) for name in details[0]})
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The optimizer's state as plain tensors."""
+        return optimizer_tensors(self.optimizer)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        load_optimizer_tensors(self.optimizer, state)
+
+
+def stats_of(taken: Sequence[StepTaken], figures: Mapping[str, float]) -> UpdateStats:
+    """The figures of one round."""
+    return UpdateStats(
+        steps=len(taken),
+        loss=sum(step.loss for step in taken) / len(taken),
+        grad_norm=sum(step.norm for step in taken) / len(taken),
+        figures=figures,
+    )
+
+
+def mean_of(taken: Sequence[StepTaken], name: str) -> float:
+    """The mean of one detail over all examples of all steps."""
+    return float(torch.cat([step.details[name] for step in taken]).float().mean())

@@ -1,0 +1,59 @@
+"""What an update is: it takes gradient steps on the LoRA out of rewarded images. Nobody else names a concrete one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import torch
+
+from hero.config import UpdateConfig
+from hero.distributed import Work, Workers
+from hero.policies import Conditioning, Policy
+from hero.progress import OnStep, ignore
+from hero.types import Judged, UpdateStats
+
+__all__ = ["Update"]
+
+
+class Update(Protocol):
+    """Made from (policy, config, seed=...); owns its optimizer."""
+
+    FIGURES: ClassVar[Mapping[str, str]]
+    """Names of the figures in its `UpdateStats`, with what each means."""
+
+    def __init__(self, policy: Policy, config: UpdateConfig, *, seed: int) -> None: ...
+
+    def tasks(self, conditioning: Conditioning) -> Mapping[str, Work]:
+        """What every process of the run does for this update, `conditioning` having a row per prompt of the run."""
+        ...
+
+    def sampling(self) -> str:
+        """Which adapter draws the images that it learns from (`Policy.using`)."""
+        ...
+
+    def step(
+        self,
+        judged: Judged,
+        conditioning: Conditioning,
+        round_: int,
+        workers: Workers | None = None,
+        on_step: OnStep = ignore,
+    ) -> UpdateStats | None:
+        """One round's update; None (and nothing changed) where there is nothing to learn from.
+
+        Args:
+            workers: the processes that do `tasks`; None: this one.
+
+        Raises:
+            TrainingError: a loss or gradient that is not finite; no optimizer step was taken with it.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The optimizer's state, and what else it keeps, as plain tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        ...
