@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,9 +15,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads anything; else names on 
 import pytest
 import torch
 
-from hero.config import Config, merge
+from hero.config import Config, RewardConfig, UpdateConfig, merge
+from hero.distributed import Alone
+from hero.memory import Memory
 from hero.methods import configure
-from hero.policies import Policy, load_policy
+from hero.policies import Conditioning, Policy, load_policy
+from hero.registry import PPOSettings
+from hero.reward import Reward, RewardContext, make_reward
 from hero.tinyworld import architecture
 from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import build_tokenizer
@@ -37,8 +42,8 @@ TINY: dict[str, Any] = {
         "guidance_scale": 2.0,
     },
     "lora": {"rank": 2, "alpha": 2.0, "layers": ("attention",)},
-    "representation": {"width": 16, "epochs": 5, "batch_size": 16, "learning_rate": 1e-3},
-    "update": {"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3, "learning_rate": 1e-3},
+    "reward": {"similarity": {"width": 16, "epochs": 5, "batch_size": 16, "learning_rate": 1e-3}},
+    "update": {"images_per_step": 2, "micro_batch": 3, "learning_rate": 1e-3, "ppo": {"timesteps_per_image": 2}},
 }
 
 
@@ -98,6 +103,20 @@ def tiny_policy(
     yield make
     for key, policy in used:
         idle_policies[key].append(policy)
+
+
+def reward_of(kind: str, memory: Memory | None = None, **settings: Any) -> Reward:
+    """A reward for latents of 4×8×8; it is given no model."""
+    shape: Any = SimpleNamespace(latent_shape=(4, 8, 8), device=torch.device("cpu"))
+    context = RewardContext(shape, Conditioning({}, {}), memory or Memory(), 0, Alone())
+    table = {kind: settings} if settings else {}
+    return make_reward(RewardConfig.model_validate({"kind": kind, **table}), context)
+
+
+def update_config(**settings: Any) -> UpdateConfig:
+    """An `UpdateConfig` for PPO from flat settings, those of its own table among them."""
+    own = {name: settings.pop(name) for name in list(settings) if name in PPOSettings.model_fields}
+    return UpdateConfig.model_validate({**settings, "ppo": own})
 
 
 def randomise_lora(policy: Policy, std: float, seed: int = 0) -> None:

@@ -144,8 +144,8 @@ def test_a_sheet_gives_back_the_images_it_was_made_of() -> None:
 SHORT: dict[str, Any] = {
     "rounds": 1,
     "sampling": {"images_per_round": 8, "num_steps": 4},
-    "update": {"timesteps_per_image": 2},
-    "representation": {"epochs": 2},
+    "update": {"ppo": {"timesteps_per_image": 2}},
+    "reward": {"similarity": {"epochs": 2}},
 }
 
 

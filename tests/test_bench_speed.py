@@ -23,7 +23,7 @@ from hero.types import Feedback
 SMALL: dict[str, Any] = {
     "model": {"device": "cpu", "threads": 1},
     "sampling": {"num_steps": 2, "height": 64, "width": 64, "images_per_round": 4, "micro_batch": 4},
-    "update": {"timesteps_per_image": 1, "images_per_step": 4, "micro_batch": 4},
+    "update": {"images_per_step": 4, "micro_batch": 4, "ppo": {"timesteps_per_image": 1}},
 }
 
 

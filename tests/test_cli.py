@@ -24,7 +24,14 @@ from hero.tasks import TASKS
 
 DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
 TINY = ["--preset", "tinyworld", "--evaluator", "test_cli:every_other"]
-TINY += ["--set", "sampling.num_steps=3", "--set", "update.timesteps_per_image=2", "--set", "representation.epochs=3"]
+TINY += [
+    "--set",
+    "sampling.num_steps=3",
+    "--set",
+    "update.ppo.timesteps_per_image=2",
+    "--set",
+    "reward.similarity.epochs=3",
+]
 
 
 def every_other(batch: ImageBatch) -> Feedback:

@@ -12,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from hero.config import Config, load_toml, merge, parse_assignments, validate
+from hero.config import Config, check_used, load_toml, merge, overlaid, parse_assignments, validate
 from hero.errors import ConfigError
 from hero.methods import METHODS, PRESETS, configure, resolve
+from hero.registry import (
+    NOISES,
+    REWARDS,
+    SELECTORS,
+    UPDATES,
+    FeedbackNoiseSettings,
+    PPOSettings,
+    SimilaritySettings,
+)
 from hero.tasks import TASKS
 
 ONE_PROMPT: dict[str, Any] = {"task": {"prompts": ["a cat"]}}
@@ -39,6 +48,15 @@ ONE_PROMPT: dict[str, Any] = {"task": {"prompts": ["a cat"]}}
         ({"task": {"prompts": ["a", " "]}}, "no empty one"),
         ({"task": {"prompts": ["a", "a"]}}, "twice"),
         ({"seed": -1}, "seed = -1"),
+        ({"sampling": {"images_per_round": 10_001}}, "sampling.images_per_round = 10001"),  # ids have four digits
+        ({"update": {"kind": "pppo"}}, "update.kind = 'pppo': did you mean 'ppo'"),
+        ({"update": {"ppo": {"clip": 1}}}, "unknown setting 'update.ppo.clip'; did you mean 'clip_range'"),
+        ({"update": {"ppo": {"clip_range": -1}}}, "update.ppo.clip_range = -1"),
+        ({"update": {"d3pp": {}}}, "unknown setting 'update.d3pp'"),
+        ({"noise": {"kind": "standard", "feedback": {}}}, "noise.feedback is for noise.kind = 'feedback'"),
+        ({"reward": {"kind": "label", "label": {}}}, "unknown setting 'reward.label'"),
+        ({"selection": {"drawn": 8}}, "selection.drawn is 8, less than sampling.images_per_round, 64"),
+        ({"selection": {"drawn": 80}}, "selection.kind 'all' shows every drawn image"),
         ({"distributed": {"shard": True}, "model": {"compile": True}}, "does not go with model.compile"),
         ({"distributed": {"shard": True}, "model": {"device": "cuda:1"}}, "leave it at auto"),
     ],
@@ -48,6 +66,36 @@ def test_wrong_settings_are_named(values: dict[str, Any], said: str) -> None:
         validate(merge(ONE_PROMPT, values))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"update": {"clip_range": 1}}, "update.clip_range is now update.ppo.clip_range"),
+        ({"noise": {"epsilon": 0.2}}, "noise.epsilon is now noise.feedback.epsilon"),
+        ({"representation": {"width": 8}}, "representation.width is now reward.similarity.width"),
+        (
+            {"reward": {"kind": "similarity-to-good"}},
+            'is now reward.kind = "similarity" with reward.similarity.reference',
+        ),
+    ],
+)
+def test_names_of_version_0_1_give_the_new_one(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        validate(merge(ONE_PROMPT, values))
+    assert said in str(refusal.value)
+
+
+def test_tables_of_kinds_that_are_not_chosen_are_left_out_of_a_recipe_but_refused_on_the_command_line() -> None:
+    shared = {"update": {"ppo": {"clip_range": 0.5}}, "reward": {"similarity": {"width": 8}}}
+    config = configure("hand", method="ddpo", settings=shared)
+    assert config.update.table(PPOSettings).clip_range == 0.5
+    assert config.reward.own is None
+    with pytest.raises(ConfigError, match=r"reward\.similarity is for reward\.kind = 'similarity', and this run's is"):
+        check_used(shared, config)
+    frozen = overlaid(config.model_dump(), {"update": {"kind": "none"}})
+    assert "ppo" not in frozen["update"]
+    assert not validate(frozen).update.learns
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:
@@ -64,6 +112,9 @@ def test_every_setting_has_a_description() -> None:
     stages: list[type[BaseModel]] = [Config]
     stages += [f.annotation for f in Config.model_fields.values() if isinstance(f.annotation, type)
                and issubclass(f.annotation, BaseModel)]  # fmt: skip
+    kinds = [choice for registry in (NOISES, REWARDS, SELECTORS, UPDATES) for choice in registry.values()]
+    stages += [choice.settings for choice in kinds if choice.settings is not None]
+    assert all(choice.summary for choice in kinds)
     missing = [
         f"{stage.__name__}.{name}"
         for stage in stages
@@ -88,7 +139,7 @@ def test_toml_gives_back_the_same_configuration(
 ) -> None:
     config = configure(
         prompts=prompts, criterion=criterion, method=method, preset=preset, seed=seed,
-        settings={"update": {"learning_rate": rate}, "noise": {"best_share": share}},
+        settings={"update": {"learning_rate": rate}, "noise": {"feedback": {"best_share": share}}},
     )  # fmt: skip
     assert validate(tomllib.loads(config.to_toml())) == config
 
@@ -135,13 +186,12 @@ def test_the_published_values_are_the_stable_diffusion_preset() -> None:
     config = configure(prompts="a cat", model="some/model")
     assert (config.method, config.preset) == ("hero", "stable-diffusion")
     assert (config.sampling.num_steps, config.sampling.eta, config.sampling.guidance_scale) == (50, 1.0, 5.0)
-    r = config.representation
+    r = config.reward.table(SimilaritySettings)
     assert (r.width, r.epochs, r.batch_size, r.learning_rate, r.margin) == (2048, 500, 2048, 1e-5, 0.5)
-    assert (config.noise.best_share, config.noise.epsilon) == (0.5, 0.1)
+    assert config.noise.table(FeedbackNoiseSettings) == FeedbackNoiseSettings(best_share=0.5, epsilon=0.1)
     u = config.update
-    assert (u.clip_range, u.timesteps_per_image, u.images_per_step, u.weight_decay, u.max_grad_norm) == (
-        1e-4, 5, 8, 1e-4, 1.0,
-    )  # fmt: skip
+    assert (u.images_per_step, u.weight_decay, u.max_grad_norm) == (8, 1e-4, 1.0)
+    assert u.table(PPOSettings) == PPOSettings(clip_range=1e-4, timesteps_per_image=5)
     assert (config.rounds * config.sampling.images_per_round, config.reward.advantage_clip) == (512, 5.0)
 
 

@@ -408,7 +408,7 @@ for name in sys.argv[1:]:
     config = configure(prompts="1 hand", model=name, settings={
         "model": {"device": "cpu", "dtype": "float32"},
         "sampling": {"num_steps": 3, "height": 64, "width": 64},
-        "update": {"timesteps_per_image": 2},
+        "update": {"ppo": {"timesteps_per_image": 2}},
         "distributed": {"shard": True},
     })
     link.open_groups(config)

@@ -51,7 +51,7 @@ def test_a_run_that_does_not_fit_is_told_what_makes_it_fit(
     random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hero.doctor.device_memory", lambda device: 2**28)
-    settings = {"sampling": {"micro_batch": 64, "height": 128, "width": 128}, "representation": {"width": 64}}
+    settings = {"sampling": {"micro_batch": 64, "height": 128, "width": 128}, "reward": {"similarity": {"width": 64}}}
     check = {c.name: c for c in diagnose(str(random_pipeline), settings=settings)}["memory"]
     assert not check.ok
     assert check.remedy.startswith("add --set ")

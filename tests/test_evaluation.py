@@ -27,13 +27,14 @@ from hero.evaluation import (
     vendi_score,
     wilson_interval,
 )
+from hero.memory import Memory
 from hero.noise import FeedbackNoise
 from hero.policies import Policy, load_policy
 from hero.tasks import get_task
 from hero.tinyworld import scenes
 from hero.tinyworld.architecture import assemble, new_text_encoder, new_unet, new_vae
 from hero.tinyworld.vocabulary import build_tokenizer
-from hero.types import Feedback
+from hero.types import Feedback, Labelled
 
 torch.set_num_threads(1)
 
@@ -248,7 +249,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "task": {"name": "hand", "prompts": ["1 hand"]},
             "model": {"path": str(folder), "device": "cpu"},
             "sampling": {"num_steps": 2, "guidance_scale": 1.0, "micro_batch": 8},
-            "update": {"timesteps_per_image": 1},
+            "update": {"ppo": {"timesteps_per_image": 1}},
             "evaluation": {"images": 4},
         }
     )
@@ -269,7 +270,12 @@ def _refined(policy: Policy, prompt: str = "1 hand") -> FeedbackNoise:
     noise = FeedbackNoise(["1 hand", "another"])
     source = torch.Generator().manual_seed(5)
     round_ = torch.randn((2, *policy.latent_shape), generator=source)
-    noise.refit(round_, ["a", "b"], [prompt] * 2, Feedback({"a": "good", "b": "good"}, best="a"))
+    feedback = Feedback({"a": "good", "b": "good"}, best="a")
+    index = torch.tensor([noise.prompts.index(prompt)] * 2)
+    labelled, memory = Labelled(1, ("a", "b"), index, torch.zeros_like(round_), feedback, round_), Memory()
+    memory.update_best(labelled)
+    memory.update_good(labelled)
+    noise.refit(memory)
     return noise
 
 

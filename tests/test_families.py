@@ -23,7 +23,7 @@ from hero.policies import FAMILIES, Policy, family_of, load_policy
 from hero.policies.family import pack, unpack
 from hero.rollout import rollout
 from hero.tuner import Tuner
-from hero.types import Rewards, Trajectory
+from hero.types import Judged, Trajectory
 from hero.update import make_update
 
 PROMPTS = ("1 hand", "a person posing for a photo")
@@ -154,12 +154,12 @@ def test_the_ratio_is_one_in_half_precision_too(
     randomise_lora(policy, 0.1)
     trajectory = draw(policy, n=2)
     assert trajectory.latents.dtype == torch.bfloat16
-    config = tiny_config(update={"timesteps_per_image": 2, "images_per_step": 2, "micro_batch": 3}).update
+    config = tiny_config(update={"images_per_step": 2, "micro_batch": 3, "ppo": {"timesteps_per_image": 2}}).update
     update = make_update(policy, config, seed=0)
     assert update is not None
-    stats = update.step(trajectory, policy.encode(PROMPTS), Rewards(torch.ones(2), torch.tensor([1.0, -1.0])), 1)
+    stats = update.step(Judged(trajectory, torch.ones(2), torch.tensor([1.0, -1.0])), policy.encode(PROMPTS), 1)
     assert stats is not None
-    assert stats.first_ratio_deviation == 0
+    assert stats.figures["first_ratio_deviation"] == 0
 
 
 # ---------------------------------------------------------------------------------------------- a run
@@ -179,7 +179,7 @@ def test_a_run_changes_the_lora_and_nothing_else(
         tuner.run(likes_the_first)
         after = tuner.policy.state_dict()
         assert [stats.round for stats in tuner.history if stats.steps] == [1, 2]
-        assert all(stats.first_ratio_deviation <= 1e-5 for stats in tuner.history)
+        assert all(stats.figures["first_ratio_deviation"] <= 1e-5 for stats in tuner.history)
         assert any(not torch.equal(before[key], after[key]) for key in before)
         untouched = DiffusionPipeline.from_pretrained(miniature(name))
         for part, theirs in untouched.components.items():

@@ -197,7 +197,7 @@ def test_labels_of_other_images_fit_the_representation_and_give_the_best(
     started = start_from_labels(read_labels(file), config, tmp_path / "new")
     assert started == Started(0, 6, 6)  # the other six are of the prompt that this run has not
     with Tuner.resume(tmp_path / "new") as tuner:
-        assert tuner.learner.representation.fitted
+        assert tuner.learner.reward.ready
         (best,) = tuner.best
         assert (best.id, best.prompt) == ("r0000-i0006", PROMPTS[1])  # image 3 of its prompt: round 2's best
         with Image.open(trained / "rounds/0002/images/r0002-i0001.png") as original:

@@ -62,7 +62,12 @@ def effect_of_training(evaluator: Callable[[ImageBatch], Feedback], out: Path) -
         settings={
             "reward": {"kind": "score"},
             "sampling": {"num_steps": 8, "guidance_scale": 1.0},
-            "update": {"images_per_step": 32, "inner_epochs": 2, "timesteps_per_image": 4, "learning_rate": 1e-3},
+            "update": {
+                "images_per_step": 32,
+                "inner_epochs": 2,
+                "learning_rate": 1e-3,
+                "ppo": {"timesteps_per_image": 4},
+            },
             "evaluator": {"name": "python"},
         },
     )

@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from typer.testing import CliRunner
 
+from conftest import update_config
 from hero.cli import app
 from hero.config import Config, UpdateConfig, merge, validate
 from hero.errors import ConfigError, ModelError, TrainingError
@@ -23,9 +24,9 @@ from hero.policies import FAMILIES, Policy, load_policy
 from hero.policies.footprint import Costs, estimate, measure, options_that_fit
 from hero.rollout import concatenate, rollout
 from hero.transitions import Transition
-from hero.types import Rewards, Trajectory
-from hero.update import ReplayUpdate
+from hero.types import Judged, Trajectory
 from hero.update.optimizer import load_optimizer_tensors, make_adamw, optimizer_tensors
+from hero.update.ppo import PPO
 
 PROMPTS = ("1 hand",)
 
@@ -37,14 +38,14 @@ def draw(policy: Policy, n: int = 5, micro_batch: int = 5) -> Trajectory:
     return concatenate([chunk.trajectory for chunk in chunks])
 
 
-def learn(policy: Policy, trajectory: Trajectory, micro_batch: int = 8, **settings: Any) -> ReplayUpdate:
+def learn(policy: Policy, trajectory: Trajectory, micro_batch: int = 8, **settings: Any) -> PPO:
     """One round's update; the gradients of its last step are still there."""
-    config = UpdateConfig(
+    config = update_config(
         timesteps_per_image=2, images_per_step=5, micro_batch=micro_batch, learning_rate=1e-3, **settings
     )
     values = torch.arange(float(len(trajectory)))
-    update = ReplayUpdate(policy, config, seed=0)
-    update.step(trajectory, policy.encode(PROMPTS), Rewards(values, values - values.mean()), 1)
+    update = PPO(policy, config, seed=0)
+    update.step(Judged(trajectory, values, values - values.mean()), policy.encode(PROMPTS), 1)
     return update
 
 

@@ -11,16 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero.config import NoiseConfig
-from hero.noise import FeedbackNoise, StandardNoise, make_noise, perturb
+from hero.memory import Memory
+from hero.noise import FeedbackNoise, StandardNoise, fresh_noise, make_noise, perturb
+from hero.registry import FeedbackNoiseSettings
 from hero.seeding import generator, normal
-from hero.types import Feedback, Verdict, image_id
+from hero.types import Feedback, Labelled, Verdict, image_id
 
 SHAPE = (4, 8, 8)
 GOOD, BAD = Verdict.GOOD, Verdict.BAD
 
 
 def noises(n: int, round_: int = 1) -> torch.Tensor:
-    return StandardNoise().sample(["a"] * n, SHAPE, seed=99, round_=round_)
+    return fresh_noise(n, SHAPE, seed=99, round_=round_)
 
 
 def ids(n: int, round_: int = 1) -> list[str]:
@@ -35,10 +37,22 @@ def nearest(draws: torch.Tensor, centres: torch.Tensor, epsilon: float = 0.1) ->
     return distance.argmin(1).tolist()
 
 
-def fitted(n: int = 6, best: int = 2, good: tuple[int, ...] = (2, 3, 5), share: float = 0.5) -> FeedbackNoise:
-    noise = FeedbackNoise(["a"], best_share=share)
+class Fed(FeedbackNoise):
+    """With a memory of its own, which is told of rounds as a run would be."""
+
+    def learn(self, drawn: torch.Tensor, names: list[str], prompts: list[str], feedback: Feedback) -> None:
+        index = torch.tensor([self.prompts.index(prompt) for prompt in prompts])
+        labelled = Labelled(1, tuple(names), index, torch.zeros_like(drawn), feedback, drawn)
+        self.memory = getattr(self, "memory", Memory())
+        self.memory.update_best(labelled)
+        self.memory.update_good(labelled)
+        self.refit(self.memory)
+
+
+def fitted(n: int = 6, best: int = 2, good: tuple[int, ...] = (2, 3, 5), share: float = 0.5) -> Fed:
+    noise = Fed(["a"], FeedbackNoiseSettings(best_share=share))
     verdicts = {i: GOOD if k in good else BAD for k, i in enumerate(ids(n))}
-    noise.refit(noises(n), ids(n), ["a"] * n, Feedback(verdicts, best=ids(n)[best]))
+    noise.learn(noises(n), ids(n), ["a"] * n, Feedback(verdicts, best=ids(n)[best]))
     return noise
 
 
@@ -87,14 +101,14 @@ def test_a_draw_is_a_function_of_seed_round_and_index(noise: StandardNoise | Fee
 
 def test_without_a_best_it_is_standard_noise() -> None:
     fresh = StandardNoise().sample(["a"] * 4, SHAPE, seed=0, round_=2)
-    noise = FeedbackNoise(["a", "b"])
+    noise = Fed(["a", "b"])
     assert not noise.fitted
     assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=2), fresh)
     # Good images, but none named best: still fresh.
-    noise.refit(noises(2), ids(2), ["a"] * 2, Feedback(dict.fromkeys(ids(2), GOOD)))
+    noise.learn(noises(2), ids(2), ["a"] * 2, Feedback(dict.fromkeys(ids(2), GOOD)))
     assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=2), fresh)
     # A best of another prompt changes nothing for this one.
-    noise.refit(noises(2), ids(2), ["b", "b"], Feedback({ids(2)[0]: GOOD}, best=ids(2)[0]))
+    noise.learn(noises(2), ids(2), ["b", "b"], Feedback({ids(2)[0]: GOOD}, best=ids(2)[0]))
     assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=2), fresh)
     assert noise.fitted
     assert noise.knows(["b"])
@@ -108,14 +122,14 @@ def test_with_no_other_good_image_yet_all_start_near_the_best() -> None:
 
 def test_a_round_without_good_images_keeps_the_last_good_ones() -> None:
     noise = fitted()
-    noise.refit(noises(6, 2), ids(6, 2), ["a"] * 6, Feedback(dict.fromkeys(ids(6, 2), BAD), best=ids(6)[2]))
+    noise.learn(noises(6, 2), ids(6, 2), ["a"] * 6, Feedback(dict.fromkeys(ids(6, 2), BAD), best=ids(6)[2]))
     assert set(nearest(noise.sample(["a"] * 32, SHAPE, seed=0, round_=3), noises(6))) == {2, 3, 5}
 
 
 def test_a_new_best_replaces_the_old_and_the_good_are_those_of_the_last_round() -> None:
     noise = fitted()
     second = ids(6, 2)
-    noise.refit(noises(6, 2), second, ["a"] * 6, Feedback({second[4]: GOOD, second[0]: GOOD}, best=second[4]))
+    noise.learn(noises(6, 2), second, ["a"] * 6, Feedback({second[4]: GOOD, second[0]: GOOD}, best=second[4]))
     draws = noise.sample(["a"] * 8, SHAPE, seed=0, round_=3)
     assert sorted(nearest(draws, noises(6, 2))) == [0] * 4 + [4] * 4
 
@@ -123,7 +137,7 @@ def test_a_new_best_replaces_the_old_and_the_good_are_those_of_the_last_round() 
 def test_a_best_kept_from_before_stays_and_every_good_image_is_another_one() -> None:
     noise = fitted()
     second = ids(6, 2)
-    noise.refit(noises(6, 2), second, ["a"] * 6, Feedback({second[4]: GOOD}, best=ids(6)[2]))
+    noise.learn(noises(6, 2), second, ["a"] * 6, Feedback({second[4]: GOOD}, best=ids(6)[2]))
     draws = noise.sample(["a"] * 8, SHAPE, seed=0, round_=3)
     centres = torch.stack([noises(6)[2], noises(6, 2)[4]])
     assert sorted(nearest(draws, centres)) == [0] * 4 + [1] * 4
@@ -131,9 +145,9 @@ def test_a_best_kept_from_before_stays_and_every_good_image_is_another_one() -> 
 
 def test_prompts_are_kept_apart() -> None:
     prompts = ["a", "b"] * 3
-    noise = FeedbackNoise(["a", "b"])
+    noise = Fed(["a", "b"])
     six = ids(6)
-    noise.refit(noises(6), six, prompts, Feedback(dict.fromkeys(six, GOOD), best=[six[0], six[3]]))
+    noise.learn(noises(6), six, prompts, Feedback(dict.fromkeys(six, GOOD), best=[six[0], six[3]]))
     draws = noise.sample(["a", "a", "b", "b", "b", "a"], SHAPE, seed=0, round_=2)
     chosen = nearest(draws, noises(6))
     assert {chosen[k] for k in (0, 1, 5)} <= {0, 2, 4}
@@ -145,12 +159,14 @@ def test_prompts_are_kept_apart() -> None:
 def test_the_state_and_the_file_give_the_same_draws(tmp_path: Path) -> None:
     noise = fitted(share=0.3)
     expected = noise.sample(["a"] * 8, SHAPE, seed=0, round_=2)
-    copy = FeedbackNoise(["a"], best_share=0.3)
-    copy.load_state_dict(noise.state_dict())
+    stored = Memory()
+    stored.load(noise.memory.tensors(), noise.memory.best_id)
+    copy = FeedbackNoise(["a"], FeedbackNoiseSettings(best_share=0.3))
+    copy.refit(stored)
     assert torch.equal(copy.sample(["a"] * 8, SHAPE, seed=0, round_=2), expected)
     noise.save(tmp_path / "noise.safetensors")
     loaded = FeedbackNoise.load(tmp_path / "noise.safetensors")
-    assert (loaded.prompts, loaded.best_share, loaded.epsilon) == (("a",), 0.3, 0.1)
+    assert (loaded.prompts, loaded.settings) == (("a",), FeedbackNoiseSettings(best_share=0.3, epsilon=0.1))
     assert torch.equal(loaded.sample(["a"] * 8, SHAPE, seed=0, round_=2), expected)
 
 
@@ -164,9 +180,6 @@ def test_equal_distributions_give_equal_files(tmp_path: Path) -> None:
 
 def test_the_configuration_names_the_distribution() -> None:
     assert isinstance(make_noise(NoiseConfig(kind="standard"), ["a"]), StandardNoise)
-    noise = make_noise(NoiseConfig(best_share=0.25, epsilon=0.2), ["a"])
+    noise = make_noise(NoiseConfig.model_validate({"feedback": {"best_share": 0.25, "epsilon": 0.2}}), ["a"])
     assert isinstance(noise, FeedbackNoise)
-    assert (noise.best_share, noise.epsilon) == (0.25, 0.2)
-    assert StandardNoise().state_dict() == {}
-    with pytest.raises(ValueError, match="no state"):
-        StandardNoise().load_state_dict(noise.state_dict() | {"best.0": torch.zeros(SHAPE)})
+    assert noise.settings == FeedbackNoiseSettings(best_share=0.25, epsilon=0.2)

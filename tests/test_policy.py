@@ -145,7 +145,7 @@ def test_a_step_without_a_density_is_not_trained(
     policy = tiny_policy(path=to_one)
     assert policy.trainable_steps.tolist() == [True, True, True, False]
     with pytest.raises(ModelError, match="no step has a density"):
-        tiny_policy(path=to_one, sampling={"num_steps": 1}, update={"timesteps_per_image": 1})
+        tiny_policy(path=to_one, sampling={"num_steps": 1}, update={"ppo": {"timesteps_per_image": 1}})
 
 
 @pytest.mark.parametrize(

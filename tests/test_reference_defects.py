@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from hero.config import Config, UpdateConfig, validate
+from conftest import update_config
+from hero.config import Config, validate
 from hero.errors import ConfigError
 from hero.feedback import LabelStore
 from hero.noise import StandardNoise
 from hero.policies import Policy
-from hero.reward.advantages import similarity
+from hero.reward.similarity import similarity
 from hero.rollout import rollout
 from hero.tuner import Tuner
-from hero.types import Feedback, ImageBatch, Rewards, Trajectory
-from hero.update import ReplayUpdate
+from hero.types import Feedback, ImageBatch, Judged, Trajectory
+from hero.update.ppo import PPO
 
 SMALL: dict[str, Any] = {
     "rounds": 3,
@@ -54,14 +55,14 @@ def test_defect_1_the_best_is_an_id_and_not_an_index_into_shifting_candidates(sm
         memory = tuner.learner.memory
         assert memory.best_id == {0: first.ids[1]}
         assert torch.equal(memory.best[0], anchor)
-        assert torch.equal(tuner.learner.noise.state_dict()["best.0"], start)
+        assert torch.equal(tuner.learner.memory.best_noise[0], start)
         # A new one: exactly the image of that id.
         third = tuner.ask()
         drawn = trajectory_of(tuner)
         tuner.tell(Feedback.from_good(third, third.ids[2:], third.ids[2]))
         assert memory.best_id == {0: third.ids[2]}
         assert torch.equal(memory.best[0], drawn.final_latents[2])
-        assert torch.equal(tuner.learner.noise.state_dict()["best.0"], drawn.initial_noise[2])
+        assert torch.equal(tuner.learner.memory.best_noise[0], drawn.initial_noise[2])
 
 
 def test_defect_2_the_feature_is_the_latent_after_the_last_step(small: Config, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_defect_2_the_feature_is_the_latent_after_the_last_step(small: Config, t
         drawn = trajectory_of(tuner)
         stats = tuner.tell(answer(batch))
         z_0, before = drawn.latents[:, -1], drawn.latents[:, -2]
-        embed = tuner.learner.representation.embed
+        embed = tuner.learner.reward.representation.embed
         ours = similarity(embed(z_0), embed(z_0[1:2])).mean().item()
         theirs = similarity(embed(before), embed(before[1:2])).mean().item()
         assert stats.reward_mean == pytest.approx(ours, abs=1e-6)
@@ -101,16 +102,14 @@ def test_defect_4_the_first_ratio_is_one_in_half_precision(tiny_policy: Callable
     (chunk,) = rollout(policy, conditioning, index, noise, seed=0, round_=1, micro_batch=4)
     # As drawn (the latent is rounded before its log-probability is taken), and as recomputed: the default.
     for recompute, bound in (("never", 1e-5), ("auto", 0.0)):
-        config = UpdateConfig.model_validate(
-            {"timesteps_per_image": 4, "images_per_step": 4, "micro_batch": 4, "recompute_log_probs": recompute}
-        )
-        update = ReplayUpdate(policy, config, seed=0)
+        config = update_config(timesteps_per_image=4, images_per_step=4, micro_batch=4, recompute_log_probs=recompute)
+        update = PPO(policy, config, seed=0)
         advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
         lora = policy.state_dict()
-        stats = update.step(chunk.trajectory, conditioning, Rewards(advantages, advantages), round_=1)
+        stats = update.step(Judged(chunk.trajectory, advantages, advantages), conditioning, round_=1)
         policy.load_state_dict(lora)
         assert stats is not None
-        assert stats.first_ratio_deviation <= bound
+        assert stats.figures["first_ratio_deviation"] <= bound
     # What the rounding of the latent alone would do to the ratio, measured: above the clip range of 1e-4.
     path, rows = chunk.trajectory.latents, conditioning.rows(index)
     with torch.no_grad():
@@ -135,8 +134,7 @@ def test_defect_5_resuming_brings_back_everything(small: Config, tmp_path: Path)
         assert learner.update is not None
         for ours, theirs in (
             (found.memory.tensors(), learner.memory.tensors()),
-            (found.noise.state_dict(), learner.noise.state_dict()),
-            (found.representation.state_dict(), learner.representation.state_dict()),
+            (found.reward.representation.state_dict(), learner.reward.representation.state_dict()),
             (found.update.state_dict(), learner.update.state_dict()),
             (found.policy.state_dict(), learner.policy.state_dict()),
         ):

@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from conftest import update_config
 from hero.config import UpdateConfig
 from hero.errors import TrainingError
-from hero.noise import StandardNoise
+from hero.noise import fresh_noise
 from hero.policies import Conditioning, Policy
 from hero.rollout import concatenate, rollout
-from hero.types import Rewards, Trajectory
-from hero.update import ReplayUpdate, make_update
+from hero.types import Judged, Trajectory
+from hero.update import make_update
+from hero.update.ppo import PPO
+from hero.update.replay import ReplayUpdate
 
 PROMPTS = ("1 hand", "a person posing")
 N = 6
+
+
+class Rewards(NamedTuple):
+    rewards: torch.Tensor
+    advantages: torch.Tensor
+
+
 ADVANTAGES = torch.tensor([1.0, -1.0, 0.5, 2.0, -1.5, 0.0])
 REWARDS = Rewards(torch.arange(N).float(), ADVANTAGES)
 
@@ -31,14 +41,14 @@ class Drawn:
         self.policy = policy
         self.conditioning: Conditioning = policy.encode(PROMPTS)
         index = torch.arange(N) % 2
-        noise = StandardNoise().sample([PROMPTS[k] for k in index], policy.latent_shape, seed=0, round_=1)
+        noise = fresh_noise(N, policy.latent_shape, seed=0, round_=1)
         chunks = rollout(policy, self.conditioning, index, noise, seed=0, round_=1, micro_batch=4)
         self.trajectory: Trajectory = concatenate([chunk.trajectory for chunk in chunks])
         values = {"timesteps_per_image": 2, "images_per_step": N, "micro_batch": 4, "max_grad_norm": 1e9, **settings}
-        self.update = ReplayUpdate(policy, UpdateConfig.model_validate(values), seed=0)
+        self.update = PPO(policy, update_config(**values), seed=0)
 
     def step(self, rewards: Rewards = REWARDS) -> Any:
-        return self.update.step(self.trajectory, self.conditioning, rewards, round_=1)
+        return self.update.step(Judged(self.trajectory, *rewards), self.conditioning, round_=1)
 
     def gradient(self) -> torch.Tensor:
         """Of the last optimizer step, flat."""
@@ -93,15 +103,15 @@ def test_the_gradient_is_the_mean_of_minus_advantage_times_the_score(
 def test_images_of_high_advantage_become_likelier_and_of_low_less(tiny_policy: Callable[..., Policy]) -> None:
     drawn = Drawn(tiny_policy(), learning_rate=1e-4, clip_range=0.5, timesteps_per_image=4)
     drawn.step()
-    again = ReplayUpdate(drawn.policy, UpdateConfig(timesteps_per_image=4, images_per_step=1, micro_batch=4,
+    again = PPO(drawn.policy, update_config(timesteps_per_image=4, images_per_step=1, micro_batch=4,
                                                      learning_rate=1e-12, weight_decay=0), seed=0)  # fmt: skip
     ratios = []
     for i in range(N):
         only = torch.full((N,), float("nan"))
         only[i] = 1.0
-        stats = again.step(drawn.trajectory, drawn.conditioning, Rewards(only, torch.ones(N)), round_=1)
+        stats = again.step(Judged(drawn.trajectory, only, torch.ones(N)), drawn.conditioning, round_=1)
         assert stats is not None
-        ratios.append(stats.ratio_mean)
+        ratios.append(stats.figures["ratio_mean"])
     assert ratios[3] > 1 > ratios[4]  # advantages 2 and −1.5
 
 
@@ -138,7 +148,7 @@ def test_only_steps_with_a_density_are_chosen(tiny_policy: Callable[..., Policy]
         drawn.trajectory, trainable=two, log_probs=torch.where(two, drawn.trajectory.log_probs, 0)
     )
     # Three are wanted, two are there; a step without a density would have a ratio far from one.
-    assert drawn.step().first_ratio_deviation < 1e-6
+    assert drawn.step().figures["first_ratio_deviation"] < 1e-6
 
 
 def test_chosen_timesteps_are_drawn_anew_for_each_image_and_round(tiny_policy: Callable[..., Policy]) -> None:
@@ -149,9 +159,9 @@ def test_chosen_timesteps_are_drawn_anew_for_each_image_and_round(tiny_policy: C
     def chosen(image: int, round_: int) -> int:
         only = torch.full((N,), float("nan"))
         only[image] = 1.0
-        stats = drawn.update.step(drawn.trajectory, drawn.conditioning, Rewards(only, torch.ones(N)), round_)
+        stats = drawn.update.step(Judged(drawn.trajectory, only, torch.ones(N)), drawn.conditioning, round_)
         assert stats is not None
-        return round(100 * math.log(stats.ratio_mean)) - 1
+        return round(100 * math.log(stats.figures["ratio_mean"])) - 1
 
     rounds = [[chosen(image, round_) for image in range(N)] for round_ in (1, 2)]
     assert {step for steps in rounds for step in steps} == {0, 1, 2, 3}
@@ -164,7 +174,7 @@ def test_no_timestep_is_chosen_twice(tiny_policy: Callable[..., Policy]) -> None
     drawn = Drawn(tiny_policy(), timesteps_per_image=4)
     drawn.trajectory = replace(drawn.trajectory, log_probs=drawn.trajectory.log_probs - torch.arange(1, 5) / 100)
     all_four = sum(math.exp(k / 100) for k in range(1, 5)) / 4
-    assert drawn.step().ratio_mean == pytest.approx(all_four, abs=1e-5)
+    assert drawn.step().figures["ratio_mean"] == pytest.approx(all_four, abs=1e-5)
 
 
 def test_the_gradient_is_clipped_but_its_norm_reported(tiny_policy: Callable[..., Policy]) -> None:
@@ -207,9 +217,9 @@ def test_recomputed_log_probabilities_start_at_ratio_one_exactly(
     before = drawn.trajectory.log_probs + 0.01  # more than any batch shape does
     drawn.trajectory = replace(drawn.trajectory, log_probs=before.clone())
     stats = drawn.step()
-    assert stats.first_ratio_deviation == 0
+    assert stats.figures["first_ratio_deviation"] == 0
     assert stats.steps == 3
-    assert stats.ratio_mean != 1
+    assert stats.figures["ratio_mean"] != 1
     assert torch.equal(drawn.trajectory.log_probs, before)  # the stored ones stay as they were
 
 
@@ -219,7 +229,7 @@ def test_else_the_log_probabilities_of_sampling_count(
 ) -> None:
     drawn = Drawn(tiny_policy(model={"dtype": dtype}), recompute_log_probs=recompute)
     drawn.trajectory = replace(drawn.trajectory, log_probs=drawn.trajectory.log_probs + 0.01)
-    assert drawn.step().first_ratio_deviation == pytest.approx(1 - math.exp(-0.01), abs=3e-4)
+    assert drawn.step().figures["first_ratio_deviation"] == pytest.approx(1 - math.exp(-0.01), abs=3e-4)
 
 
 def test_a_restored_optimizer_goes_on_bit_for_bit(tiny_policy: Callable[..., Policy]) -> None:

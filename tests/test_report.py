@@ -383,7 +383,7 @@ def test_settings_are_all_listed_and_changed_ones_marked(tmp_path: Path) -> None
     _config(tmp_path, rounds=3)
     page = Page(write_report(tmp_path))
     assert "sampling.guidance_scale" in page.text
-    assert "update.clip_range" in page.text
+    assert "update.ppo.clip_range" in page.text
     assert "0.0001" in page.text
     assert len(page.all("tr", class_="changed")) == 4  # rounds, and the three settings of the task
 

@@ -9,10 +9,9 @@ import safetensors.torch
 import torch
 from torch.nn import functional
 
-from hero.config import RepresentationConfig
 from hero.errors import TrainingError
 from hero.memory import Memory
-from hero.reward.advantages import similarity
+from hero.registry import SimilaritySettings
 from hero.reward.representation import (
     EmbeddingNetwork,
     ProjectionHead,
@@ -22,7 +21,8 @@ from hero.reward.representation import (
     triplet_groups,
     triplet_loss,
 )
-from hero.types import Feedback, image_id
+from hero.reward.similarity import similarity
+from hero.types import Feedback, Labelled, image_id
 
 SHAPE = (4, 8, 8)
 IDS = [image_id(2, i) for i in range(6)]
@@ -33,7 +33,7 @@ EARLIER = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 def make(seed: int = 0, **settings: float) -> Representation:
     values = {"width": 32, "epochs": 60, "batch_size": 64, "learning_rate": 1e-3, **settings}
-    return Representation(SHAPE, RepresentationConfig.model_validate(values), seed=seed, device=torch.device("cpu"))
+    return Representation(SHAPE, SimilaritySettings.model_validate(values), seed=seed, device=torch.device("cpu"))
 
 
 def test_distance_is_half_of_one_minus_the_cosine() -> None:
@@ -147,11 +147,15 @@ def test_triplets_stay_within_their_prompt() -> None:
 
 def memory_with(best: dict[int, int], good: dict[int, torch.Tensor] | None = None) -> Memory:
     """Bests by prompt, as rows of this round."""
-    return Memory({p: IDS[k] for p, k in best.items()}, {p: LATENTS[k] for p, k in best.items()}, good or {})
+    return Memory({p: IDS[k] for p, k in best.items()}, {p: LATENTS[k] for p, k in best.items()}, dict(good or {}))
 
 
 def groups_of(feedback: Feedback, memory: Memory) -> list[TripletGroup]:
-    return triplet_groups(LATENTS, IDS, INDEX, feedback, memory)
+    return triplet_groups(labelled(feedback), memory)
+
+
+def labelled(feedback: Feedback) -> Labelled:
+    return Labelled(1, tuple(IDS), INDEX, LATENTS, feedback)
 
 
 def test_anchor_positives_and_negatives_of_a_full_round() -> None:
@@ -205,8 +209,10 @@ def test_earlier_rounds_are_replayed_oldest_forgotten_first_and_survive_a_checkp
     first = Feedback({IDS[0]: "good", IDS[2]: "good", IDS[4]: "bad"}, best=IDS[0])
     second = Feedback({IDS[2]: "bad", IDS[4]: "good"})
     for feedback in (first, second, first):
-        memory.update_good(LATENTS, IDS, INDEX, feedback, replay_rounds=2)
-    memory = Memory.from_tensors(safetensors.torch.load(safetensors.torch.save(memory.tensors())), memory.best_id)
+        memory.update_good(labelled(feedback), replay_rounds=2)
+    stored = safetensors.torch.load(safetensors.torch.save(memory.tensors()))
+    memory, best_id = Memory(), memory.best_id
+    memory.load(stored, best_id)
     (group,) = groups_of(Feedback({IDS[2]: "good"}), memory)  # no bad image of its own
     assert torch.equal(group.positives, LATENTS[[2, 4, 2]])
     assert torch.equal(group.negatives, LATENTS[[2, 4]])
@@ -214,6 +220,6 @@ def test_earlier_rounds_are_replayed_oldest_forgotten_first_and_survive_a_checkp
 
 def test_nothing_is_replayed_unless_asked_for() -> None:
     memory = memory_with({0: 0})
-    memory.update_good(LATENTS, IDS, INDEX, Feedback({IDS[2]: "good", IDS[4]: "bad"}))
+    memory.update_good(labelled(Feedback({IDS[2]: "good", IDS[4]: "bad"})))
     assert memory.replay == {}
     assert torch.equal(memory.good[0], LATENTS[[2]])

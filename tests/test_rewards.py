@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero.config import RepresentationConfig, RewardConfig
+from conftest import reward_of
 from hero.memory import Memory
-from hero.reward.advantages import advantages, compute_rewards, label_reward, score_reward, similarity
-from hero.reward.representation import Representation
-from hero.types import Feedback, image_id
+from hero.reward.advantages import advantages, auc, pairs_of
+from hero.reward.similarity import Similarity, similarity
+from hero.types import Feedback, Labelled, image_id
 
 IDS = [image_id(1, i) for i in range(6)]
 NAN = float("nan")
@@ -37,9 +37,11 @@ def test_similarity_to_several_images_is_the_mean() -> None:
 
 
 def test_labels_and_scores_leave_out_what_was_not_said() -> None:
-    labels = label_reward(IDS[:3], Feedback({IDS[0]: "good", IDS[2]: "bad"}))
+    said = Feedback({IDS[0]: "good", IDS[2]: "bad"}, scores={IDS[1]: -2.5})
+    few = Labelled(1, tuple(IDS[:3]), torch.zeros(3, dtype=torch.int64), LATENTS[:3], said)
+    labels = reward_of("label").rewards(few)
     torch.testing.assert_close(labels, torch.tensor([1.0, NAN, 0.0]), equal_nan=True)
-    scores = score_reward(IDS[:3], Feedback(scores={IDS[1]: -2.5}))
+    scores = reward_of("score").rewards(few)
     torch.testing.assert_close(scores, torch.tensor([NAN, -2.5, NAN]), equal_nan=True)
 
 
@@ -92,41 +94,60 @@ def test_advantages_have_mean_zero_and_keep_the_order(rewards: list[float]) -> N
         assert (r < s) <= (a <= b)
 
 
-@pytest.fixture(scope="module")
-def representation() -> Representation:
-    config = RepresentationConfig(width=16, epochs=1, batch_size=4)
-    return Representation((4, 8, 8), config, seed=0, device=torch.device("cpu"))
-
-
 LATENTS = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 INDEX = torch.tensor([0, 0, 0, 1, 1, 1])
 
 
-def rewards_of(kind: str, representation: Representation, feedback: Feedback, memory: Memory) -> torch.Tensor:
-    config = RewardConfig.model_validate({"kind": kind})
-    return compute_rewards(config, representation, LATENTS, IDS, INDEX, feedback, memory).rewards
+def labelled(feedback: Feedback) -> Labelled:
+    return Labelled(1, tuple(IDS), INDEX, LATENTS, feedback)
 
 
-def test_the_best_is_most_similar_to_itself_and_each_prompt_has_its_own(representation: Representation) -> None:
-    memory = Memory({0: IDS[1], 1: IDS[5]}, {0: LATENTS[1], 1: LATENTS[5]}, {})
-    found = rewards_of("similarity-to-best", representation, Feedback(), memory)
+def similar(memory: Memory, feedback: Feedback, reference: str = "best") -> tuple[Similarity, torch.Tensor]:
+    reward = reward_of("similarity", memory, width=16, epochs=1, batch_size=4, reference=reference)
+    assert isinstance(reward, Similarity)
+    return reward, reward.rewards(labelled(feedback))
+
+
+def remembering(*rows: int) -> Memory:
+    """Bests, as rows of this round."""
+    return Memory({int(INDEX[k]): IDS[k] for k in rows}, {int(INDEX[k]): LATENTS[k] for k in rows})
+
+
+def test_the_best_is_most_similar_to_itself_and_each_prompt_has_its_own() -> None:
+    reward, found = similar(remembering(1, 5), Feedback())
     assert found[[1, 5]].tolist() == pytest.approx([1, 1], abs=1e-6)
     assert found.isfinite().all()
-    e = representation.embed(LATENTS)
+    e = reward.representation.embed(LATENTS)
     torch.testing.assert_close(found[:3], similarity(e[:3], e[1:2]))
     torch.testing.assert_close(found[3:], similarity(e[3:], e[5:6]))
 
 
-def test_a_prompt_without_a_best_has_no_reward(representation: Representation) -> None:
-    memory = Memory({1: IDS[5]}, {1: LATENTS[5]}, {})
-    found = rewards_of("similarity-to-best", representation, Feedback(), memory)
+def test_a_prompt_without_a_best_has_no_reward() -> None:
+    _, found = similar(remembering(5), Feedback())
     assert found.isnan().tolist() == [True] * 3 + [False] * 3
 
 
-def test_similarity_to_good_counts_the_best_once(representation: Representation) -> None:
+def test_similarity_to_good_counts_the_best_once() -> None:
     feedback = Feedback(dict.fromkeys(IDS[:2] + IDS[3:4], "good"), best=[IDS[0], IDS[3]])
-    memory = Memory({0: IDS[0], 1: IDS[3]}, {0: LATENTS[0], 1: LATENTS[3]}, {})
-    found = rewards_of("similarity-to-good", representation, feedback, memory)
-    e = representation.embed(LATENTS)
+    reward, found = similar(remembering(0, 3), feedback, "good")
+    e = reward.representation.embed(LATENTS)
     torch.testing.assert_close(found[:3], similarity(e[:3], e[:2]))
     torch.testing.assert_close(found[3:], similarity(e[3:], e[3:4]))
+    # Of images that it was not told of it knows the best alone.
+    torch.testing.assert_close(reward.score(LATENTS, INDEX).mean[:3], similarity(e[:3], e[:1]))
+
+
+def test_pairs_are_those_that_were_given_or_every_good_image_with_every_bad_one_of_its_prompt() -> None:
+    said = Feedback({IDS[0]: "good", IDS[1]: "good", IDS[2]: "bad", IDS[3]: "bad", IDS[5]: "good"})
+    assert pairs_of(labelled(said)) == ((0, 2), (1, 2), (5, 3))
+    assert pairs_of(labelled(Feedback(pairs=[(IDS[2], IDS[1])]))) == ((2, 1),)
+    assert pairs_of(labelled(Feedback({IDS[0]: "good", IDS[3]: "bad"}))) == ()
+
+
+def test_the_area_under_the_curve_counts_pairs_within_prompts_and_half_for_ties() -> None:
+    said = Feedback({IDS[0]: "good", IDS[1]: "bad", IDS[2]: "bad", IDS[3]: "good", IDS[4]: "bad"})
+    # Prompt 0: above one of two, equal to the other; prompt 1: below; scores are never compared across prompts.
+    assert auc(torch.tensor([2.0, 1.0, 2.0, 0.0, 9.0, 5.0]), labelled(said)) == pytest.approx((1 + 0.5 + 0) / 3)
+    assert auc(torch.tensor([2.0, 1.0, NAN, NAN, 9.0, 5.0]), labelled(said)) == 1
+    assert auc(torch.full((6,), NAN), labelled(said)) is None
+    assert auc(torch.zeros(6), labelled(Feedback({IDS[0]: "good"}))) is None

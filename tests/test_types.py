@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -108,8 +110,12 @@ def test_a_trajectory_begins_with_the_noise_and_ends_with_the_image() -> None:
 
 def test_round_figures_survive_the_round_trip() -> None:
     stats = RoundStats(
-        1, 6, 6, 2, 4, ("r0001-i0002",), 0.1 + 0.2, 1 / 3, None, 0, None, None, None, None, None, None, 0.5, "", 1, 2, 3
+        1, 6, 6, 2, 4, ("r0001-i0002",), 0.1 + 0.2, 1 / 3, 0, None, None, {"kl": 0.1}, 0.5, "", 1, 2, 3, 4
     )  # fmt: skip
     assert RoundStats.from_dict(stats.to_dict()) == stats
     assert RoundStats.from_dict({**stats.to_dict(), "of_a_later_version": 1}) == stats
+    old = {**stats.to_dict(), "kl": 0.1, "triplet_loss": None}
+    assert RoundStats.from_dict({k: v for k, v in old.items() if k not in ("figures", "seconds_judging")}) == replace(
+        stats, seconds_judging=0.0
+    )
     assert set(RoundStats.WALL_CLOCK) < set(stats.to_dict())

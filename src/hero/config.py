@@ -35,6 +35,7 @@ __all__ = [
     "TaskConfig",
     "TrackingConfig",
     "UpdateConfig",
+    "check_used",
     "load_run_config",
     "load_toml",
     "merge",
@@ -426,6 +427,16 @@ def overlaid(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
             unused = {key for key in values if key in stage.kinds and key != kind and key not in wanted}
             merged[stage.kinds.stage] = {key: value for key, value in values.items() if key not in unused}
     return merged
+
+
+def check_used(settings: Mapping[str, Any], config: Config) -> None:
+    """Raises ConfigError if `settings` (nested dicts) have a table of a kind that `config` does not use."""
+    for stage in _STAGES_OF_KINDS:
+        name = stage.kinds.stage
+        kind, given = getattr(config, name).kind, settings.get(name)
+        for key in given if isinstance(given, Mapping) else ():
+            if key in stage.kinds and key != kind:
+                raise ConfigError(f"{name}.{key} is for {name}.kind = {key!r}, and this run's is {kind!r}")
 
 
 _STAGES_OF_KINDS: tuple[type[_StageOfKinds], ...] = (NoiseConfig, SelectionConfig, RewardConfig, UpdateConfig)

@@ -156,6 +156,8 @@ PRESET_OF: dict[str, str] = {
 def resolve(method: str, preset: str, overrides: Mapping[str, Any]) -> Config:
     """The full configuration of `method` with the values of `preset` and the caller's `overrides` (nested dicts).
 
+    Tables of kinds that are not chosen are left out, so that one file may hold the values of several methods.
+
     Raises:
         ConfigError: an unknown method, preset or setting, or a value out of range.
     """
@@ -164,8 +166,7 @@ def resolve(method: str, preset: str, overrides: Mapping[str, Any]) -> Config:
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
     named = {"method": method, "preset": preset}
-    chosen = merge(METHODS[method].settings, overrides, named)
-    return validate(overlaid(PRESETS[preset], chosen))
+    return validate(overlaid(merge(PRESETS[preset], METHODS[method].settings, overrides, named), {}))
 
 
 def configure(

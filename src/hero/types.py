@@ -431,6 +431,10 @@ class UpdateStats:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
+_FIGURES_OF_0_1 = ("triplet_loss", "ratio_mean", "first_ratio_deviation", "kl", "clip_fraction")
+"""Keys of metrics.jsonl that stood beside the others in version 0.1."""
+
+
 @dataclass(frozen=True)
 class RoundStats:
     """One line of metrics.jsonl; documented key by key in docs/metrics.md.
@@ -473,8 +477,7 @@ class RoundStats:
     def from_dict(cls, values: Mapping[str, Any]) -> RoundStats:
         """The inverse of `to_dict`; a line of version 0.1, whose figures stood beside the others, is read too."""
         names = {f.name for f in fields(cls)}
-        figures = {k: v for k, v in values.items() if k not in names and v is not None}
-        figures |= values.get("figures", {})
+        figures = {k: values[k] for k in _FIGURES_OF_0_1 if values.get(k) is not None} | values.get("figures", {})
         return cls(
             **{k: v for k, v in values.items() if k in names and k not in ("best", "figures")},
             best=tuple(values["best"]),

@@ -17,7 +17,7 @@ from .run import judged, start_run
 
 Make = Callable[..., Any]
 IMAGES = 12
-QUICK = ("sampling.num_steps=8", "update.timesteps_per_image=2", "representation.epochs=20")
+QUICK = ("sampling.num_steps=8", "update.ppo.timesteps_per_image=2", "reward.similarity.epochs=20")
 
 
 @pytest.mark.learns

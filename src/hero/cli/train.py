@@ -13,7 +13,7 @@ from rich.console import Console
 from hero.cli.app import interruptible
 from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Revision, Settings, Token, Variant, hub_settings
 from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
-from hero.config import Config, load_toml, merge, parse_assignments
+from hero.config import Config, check_used, load_toml, merge, parse_assignments
 from hero.console import quiet_libraries, say
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def train(
         evaluator=evaluator,
         settings=own,
     )
+    check_used(parse_assignments(settings or []), config)
     out = out or Path("runs") / f"{config.task.name}-{config.method}-s{config.seed}"
     answers = _evaluator_for_new_run(config, out)
     quiet_libraries()

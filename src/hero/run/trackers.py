@@ -90,7 +90,8 @@ class Trackers:
                 self._log(tracker, stats)
 
     def _log(self, tracker: Any, stats: RoundStats) -> None:
-        values = {key: value for key, value in stats.to_dict().items() if isinstance(value, int | float)}
+        figures = {**stats.to_dict(), **stats.figures}
+        values = {key: value for key, value in figures.items() if isinstance(value, int | float)}
         del values["round"]  # it is the step
         count = min(stats.images, self.config.tracking.images)
         if not count:
