@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hero.config import Config, merge, validate
+from hero.config import Config, overlaid, validate
 from hero.evaluation import (
     MIN_DIVERSITY_SAMPLE,
     SETS,
@@ -322,7 +322,7 @@ def test_the_base_of_another_run_is_not_drawn_again(config: Config, tuned: Polic
 
 def test_frozen_weights_are_drawn_once_from_fresh_noise(config: Config, tuned: Policy) -> None:
     task = replace(get_task("hand"), judge_model=config.model.path)
-    frozen = validate(merge(config.model_dump(), {"update": {"kind": "none"}}))
+    frozen = validate(overlaid(config.model_dump(), {"update": {"kind": "none"}}))
     told: list[tuple[int, int]] = []
     untrained = load_policy(config)
     whole, _ = evaluate(untrained, task, config, _refined(tuned), 64)

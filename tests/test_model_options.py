@@ -91,7 +91,7 @@ def test_smaller_micro_batches_learn_the_same(tiny_policy: Callable[..., Policy]
         start, trajectory = policy.state_dict(), draw(policy)
         small: Any = Small(policy, room)
         update = learn(small, trajectory, recompute_log_probs=recompute)
-        assert update.micro_batch == (8 if room == 100 else 2)
+        assert update.gradients.micro_batch == (8 if room == 100 else 2)
         found.append((gradients(policy), policy.state_dict()))
         policy.load_state_dict(start)
     (roomy, moved), (cramped, moved_too) = found

@@ -232,6 +232,31 @@ def test_else_the_log_probabilities_of_sampling_count(
     assert drawn.step().figures["first_ratio_deviation"] == pytest.approx(1 - math.exp(-0.01), abs=3e-4)
 
 
+def test_memory_that_runs_out_later_leaves_no_error_of_a_batch_s_shape_in_the_ratios(
+    tiny_policy: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half precision depends on the batch's shape, and the shape changes between two optimizer steps."""
+    policy = tiny_policy(model={"dtype": "bfloat16"})
+    # A step that cannot be told from none: a ratio that is not 1 can only come from a batch's shape.
+    drawn = Drawn(policy, images_per_step=3, micro_batch=6, learning_rate=1e-12, weight_decay=0, timesteps_per_image=4)
+    before, calls, transition = policy.state_dict(), 0, policy.transition
+
+    def cramped(latents: torch.Tensor, *rest: Any) -> Any:
+        nonlocal calls
+        calls += torch.is_grad_enabled()
+        if calls > 2 and len(latents) > 3:  # after the first optimizer step, which has two micro-batches
+            raise torch.OutOfMemoryError("no room")
+        return transition(latents, *rest)
+
+    monkeypatch.setattr(policy, "transition", cramped)
+    stats = drawn.step()
+    assert drawn.update.gradients.micro_batch == 3
+    assert stats.steps == 2
+    assert stats.figures["ratio_mean"] == 1
+    assert stats.figures["kl"] == 0
+    assert all((policy.state_dict()[name] - value).abs().max() < 1e-9 for name, value in before.items())
+
+
 def test_a_restored_optimizer_goes_on_bit_for_bit(tiny_policy: Callable[..., Policy]) -> None:
     one = Drawn(tiny_policy(), images_per_step=2)
     one.step()

@@ -141,15 +141,17 @@ class Learner:
 
     def _why_unfit(self, told: Checkpoint) -> str:
         """In which way a checkpoint is of a run with other settings; "" if it is of this one."""
-        unfit = _other_shapes(told.tensors["lora"], self.policy.state_dict(), "the LoRA")
+        lora = self.policy.state_dict()
+        if told.tensors["lora"].keys() != lora.keys():
+            return "the LoRA is on other layers"
+        unfit = _other_shapes(told.tensors["lora"], lora, "the LoRA")
         if not unfit and self._same_kind("reward", told):
             unfit = _other_shapes(told.tensors["reward"], self.reward.state_dict(), "the reward")
         prompts, shape = len(self.config.task.prompts), self.policy.latent_shape
         for key, tensor in told.tensors["memory"].items():
-            if int(key.split(".")[1]) >= prompts:
-                return (
-                    unfit or f"it remembers images of {int(key.split('.')[1]) + 1} prompts or more, there are {prompts}"
-                )
+            prompt = int(key.split(".")[1])
+            if prompt >= prompts:
+                return unfit or f"it remembers images of prompt {prompt + 1}, and there are {prompts}"
             if tuple(tensor.shape[-3:]) != shape:
                 return unfit or f"it remembers latents {tuple(tensor.shape[-3:])}, the model has {shape}"
         return unfit
@@ -245,12 +247,10 @@ def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: U
 
 
 def _other_shapes(stored: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], what: str) -> str:
-    """The first tensor of `own` that is not `stored` in its shape, in words; more may be stored (an optimizer's)."""
-    for name, tensor in own.items():
-        if name not in stored:
-            return f"{what} has no {name}"
-        if stored[name].shape != tensor.shape:
-            return f"{what} has {tuple(stored[name].shape)} and not {tuple(tensor.shape)} as {name}"
+    """The first tensor that is stored in another shape than `own` has, in words; more or fewer is no matter."""
+    for name in sorted(stored.keys() & own.keys()):
+        if stored[name].shape != own[name].shape:
+            return f"{what} has {tuple(stored[name].shape)} and not {tuple(own[name].shape)} as {name}"
     return ""
 
 
