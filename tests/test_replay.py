@@ -235,7 +235,7 @@ def test_else_the_log_probabilities_of_sampling_count(
 def test_memory_that_runs_out_later_leaves_no_error_of_a_batch_s_shape_in_the_ratios(
     tiny_policy: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half precision depends on the batch's shape (here plainly so), and the shape changes between two optimizer steps."""
+    """Half precision depends on a batch's shape, here plainly so, and the shape changes between two steps."""
     policy = tiny_policy(model={"dtype": "bfloat16"})
     # A step that cannot be told from none: a ratio that is not 1 can only come from a batch's shape.
     drawn = Drawn(policy, images_per_step=3, micro_batch=6, learning_rate=1e-12, weight_decay=0, timesteps_per_image=4)
