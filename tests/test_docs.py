@@ -18,6 +18,8 @@ import pytest
 from hero.config import Config, reference
 from hero.evaluation import EvaluationResult
 from hero.methods import METHODS, PRESETS
+from hero.registry import REWARDS, UPDATES
+from hero.reward.advantages import FIGURES
 from hero.tasks import TASKS
 from hero.tinyworld import model_path
 from hero.tinyworld.mixture import SUCCESS_SHARE
@@ -57,6 +59,14 @@ def first_cells(text: str) -> set[str]:
     return {name for row in table_rows(text) for name in re.findall(r"`([^`]+)`", row[0])}
 
 
+def flat(tables: dict[str, Any]) -> dict[str, Any]:
+    """Dotted name → value."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= {f"{key}.{k}": v for k, v in flat(value).items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
 # ---------------------------------------------------------------------------------------------- completeness
 
 
@@ -66,14 +76,26 @@ def test_the_configuration_reference_is_the_generated_one() -> None:
 
 def test_every_setting_is_in_the_configuration_reference() -> None:
     config = Config.model_validate({"task": {"prompts": ["a"]}}).model_dump()
-    keys = {k for k, v in config.items() if not isinstance(v, dict)}
-    keys |= {f"{stage}.{k}" for stage, values in config.items() if isinstance(values, dict) for k in values}
-    assert first_cells(page("docs/configuration.md")) >= keys
+    assert first_cells(page("docs/configuration.md")) >= flat(config).keys()
 
 
 def test_every_key_of_metrics_jsonl_is_documented_and_no_other() -> None:
-    section = page("docs/metrics.md").split("## hero evaluate")[0]
+    section = page("docs/metrics.md").split("### Figures of a method")[0]
     assert first_cells(section) == {f.name for f in fields(RoundStats)}
+
+
+def figures_of_methods() -> Iterator[str]:
+    """The rows of the table of methods' own figures, as the classes have them."""
+    yield from (f"| `{name}` | every reward that can score images | {text} |" for name, text in FIGURES.items())
+    for registry in (REWARDS, UPDATES):
+        for kind, choice in registry.items():
+            own: Any = choice.load().FIGURES if choice.implementation else {}  # type: ignore[attr-defined]
+            yield from (f"| `{name}` | {registry.stage} `{kind}` | {text} |" for name, text in own.items())
+
+
+def test_every_figure_of_a_method_is_documented_in_its_own_words() -> None:
+    table = page("docs/metrics.md").split("<!-- generated:figures -->\n")[1].split("<!-- /generated -->")[0]
+    assert table.splitlines() == list(figures_of_methods())
 
 
 def test_every_key_of_an_evaluation_is_documented_and_no_other() -> None:
@@ -103,9 +125,6 @@ def test_the_shares_of_the_mixture_are_the_real_ones() -> None:
 
 
 def test_the_values_of_the_presets_are_the_real_ones() -> None:
-    def flat(preset: dict[str, Any]) -> dict[str, Any]:
-        return {f"{stage}.{key}": value for stage, values in preset.items() for key, value in values.items()}
-
     real = {name: flat(values) for name, values in PRESETS.items()}
     section = page("docs/algorithm.md").split("## Values")[1].split("\n## ")[0]
     header, *rows = list(table_rows(section))
