@@ -1,4 +1,4 @@
-"""Noise levels: one meaning for every kind of schedule, conversions there and back, and the same numbers as the steps."""
+"""Noise levels: one meaning for every kind of schedule, conversions there and back, the same numbers as the steps."""
 
 from __future__ import annotations
 
@@ -130,9 +130,7 @@ def test_a_step_without_noise_is_the_sample_noised_to_the_next_level(kind: str) 
     output, latents = tensors(2, n=9)
     k = torch.arange(9)
     mean = steps.transition(output, latents, k).mean
-    sample, noise = (
-        convert(output, latents, steps.levels[k].clone()) for convert in (steps.to_sample, steps.to_noise)
-    )
+    sample, noise = (convert(output, latents, steps.levels[k].clone()) for convert in (steps.to_sample, steps.to_noise))
     torch.testing.assert_close(mean, steps.noised(sample, noise, steps.levels[k + 1]), atol=1e-4, rtol=1e-4)
 
 

@@ -16,6 +16,7 @@ import torch
 from hero.config import Config
 from hero.distributed import Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
+from hero.features import extract
 from hero.memory import Memory
 from hero.noise import FeedbackNoise, make_noise
 from hero.policies import Conditioning, Policy, load_policy
@@ -196,7 +197,11 @@ def help_main() -> None:
 
 def _tasks(policy: Policy, conditioning: Conditioning, update: ReplayUpdate | None) -> Mapping[str, Work]:
     """What every process of a run can do with a micro-batch."""
-    return {"draw": partial(draw, policy, conditioning), **(update.tasks(conditioning) if update else {})}
+    return {
+        "draw": partial(draw, policy, conditioning),
+        "features": partial(extract, policy, conditioning),
+        **(update.tasks(conditioning) if update else {}),
+    }
 
 
 def _drawn_with(config: Config) -> dict[str, Any]:
