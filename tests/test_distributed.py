@@ -420,13 +420,21 @@ for name in sys.argv[1:]:
         policy.load_state_dict({k: 0.1 * torch.randn(v.shape, generator=source) for k, v in state.items()})
         rows, zeros = policy.encode(["1 hand"]), torch.zeros(2, dtype=torch.int64)
         noise = torch.randn(2, *policy.latent_shape, generator=source)
-        latents = draw(policy, rows, MicroBatch(range(2), zeros, noise, 0, "noise", 1)).trajectory.latents
+        batch = MicroBatch(range(2), zeros, noise, 0, "noise", 1)
+        latents = draw(policy, rows, batch).trajectory.latents
         transition = policy.transition(latents[:, 1], zeros + 1, rows.rows(zeros))
         loss = transition.log_prob(latents[:, 2]).sum()
         gradients = torch.autograd.grad(loss, policy.parameters(), allow_unused=True)
-        results.append((latents, [g for g in gradients if g is not None]))
-    (drawn, wanted), (again, found) = results
+        policy.add_adapter("old")
+        policy.load_state_dict({k: torch.zeros_like(v) for k, v in state.items()})
+        with policy.using("old"):
+            assert torch.equal(draw(policy, rows, batch).trajectory.latents, latents), name
+        assert not torch.equal(draw(policy, rows, batch).trajectory.latents, latents), name
+        features = policy.features(latents[:, -1], rows.rows(zeros))
+        results.append((latents, features, [g for g in gradients if g is not None]))
+    (drawn, seen, wanted), (again, seen_again, found) = results
     assert torch.equal(drawn, again), name
+    assert torch.equal(seen, seen_again), name
     assert len(wanted) == len(found) > 0, name
     for x, y in zip(wanted, found):
         assert (x - y).norm() <= 1e-4 * x.norm(), name

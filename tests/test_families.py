@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from hero.config import Config, merge
 from hero.errors import ModelError
 from hero.noise import StandardNoise
 from hero.policies import FAMILIES, Policy, family_of, load_policy
-from hero.policies.family import pack, unpack
+from hero.policies.family import later_blocks, pack, unpack
 from hero.rollout import rollout
 from hero.tuner import Tuner
 from hero.types import Judged, Trajectory
@@ -213,6 +214,126 @@ def test_the_saved_lora_in_the_library_s_loader_draws_the_same(
     pipeline.unload_lora_weights()
     assert (trajectory.final_latents - latents).abs().max() <= 1e-4
     assert (trajectory.final_latents - base.final_latents).abs().max() > 1e-3  # the LoRA does something
+
+
+# ---------------------------------------------------------------------------------------------- beside the steps
+
+
+@everything
+def test_predictions_at_noise_levels_are_those_of_the_steps(name: str, policy_of: Callable[..., Any]) -> None:
+    policy = policy_of(name, **DETERMINISTIC)
+    steps, k = policy.steps, torch.tensor([0, 1, 2])
+    latents, rows = draw(policy).latents[:, 1], policy.encode(PROMPTS).rows(torch.tensor([0, 1, 0]))
+    assert torch.equal(steps.times_at(steps.levels), steps.times)
+    with torch.no_grad():
+        output = policy.predict(latents, steps.levels[k], rows, guided=True)
+        assert torch.equal(steps.transition(output, latents, k).mean, policy.transition(latents, k, rows).mean)
+
+    sample, noise, t = latents, latents.flip(0), torch.tensor([0.1, 0.5, 0.9])
+    latents = steps.noised(sample, noise, t)
+    output = policy.predict(latents, t, rows, guided=False)
+    assert (output.dtype, output.shape) == (torch.float32, latents.shape)
+    assert (output - policy.predict(latents, t, rows, guided=True)).abs().max() > 0 or policy.family.guidance is None
+    loss = (output - steps.target(sample, noise, t)).square().mean()
+    assert any(
+        g.abs().max() > 0 for g in torch.autograd.grad(loss, policy.parameters(), allow_unused=True) if g is not None
+    )
+
+
+@pytest.mark.parametrize(("name", "off"), [("sdxl", 1.0), ("sd3", 1.0), ("qwen-image", 1.0), ("z-image", 0.0)])
+def test_predictions_without_guidance_are_the_prompt_s_alone(
+    name: str, off: float, policy_of: Callable[..., Any]
+) -> None:
+    guided = policy_of(name, **DETERMINISTIC)
+    plain = policy_of(name, **merge(DETERMINISTIC, {"sampling": {"guidance_scale": off}}))
+    latents, t = draw(guided).latents[:, 1], torch.full((3,), 0.5)
+    outputs = [
+        policy.predict(latents, t, policy.encode(PROMPTS).rows(torch.tensor([0, 1, 0])), guided=asked)
+        for policy, asked in ((guided, False), (plain, True))
+    ]
+    assert torch.equal(*outputs)
+
+
+def test_a_model_that_is_told_its_guidance_is_told_it_in_every_prediction(policy_of: Callable[..., Any]) -> None:
+    told = [policy_of("flux", **merge(DETERMINISTIC, {"sampling": {"guidance_scale": scale}})) for scale in (1.0, 3.0)]
+    latents, t = draw(told[0]).latents[:, 1], torch.full((3,), 0.5)
+    outputs = [p.predict(latents, t, p.encode(PROMPTS).rows(torch.zeros(3).long()), guided=False) for p in told]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-5
+
+
+@everything
+def test_features_are_the_base_model_s_whatever_the_lora(name: str, policy_of: Callable[..., Any]) -> None:
+    policy = policy_of(name, **DETERMINISTIC)
+    latents, conditioning = draw(policy, n=3).final_latents, policy.encode(PROMPTS)
+    rows = conditioning.rows(torch.tensor([0, 1, 0]))
+    found = policy.features(latents, rows)
+    assert (found.dtype, found.requires_grad, len(found)) == (torch.float32, False, 3)
+    assert found.shape[1] % 3 == 0
+    assert found.isfinite().all()
+    before = policy.state_dict()
+    randomise_lora(policy, 0.5)
+    assert torch.equal(policy.features(latents, rows), found)
+    policy.load_state_dict(before)
+    assert (found[0] - found[2]).abs().max() > 1e-3
+    other = policy.features(latents, conditioning.rows(torch.tensor([1, 1, 0])))
+    assert (found[0] - other[0]).abs().max() > 1e-5
+    torch.testing.assert_close(policy.features(latents[1:2], conditioning.rows(torch.tensor([1]))), found[1:2])
+
+
+def test_features_come_from_the_middle_of_a_denoiser(policy_of: Callable[..., Any]) -> None:
+    assert policy_of("sdxl", **DETERMINISTIC).family.feature_layers == ("mid_block", "up_blocks.0")
+    for name, layers in {
+        "sd3": ("transformer_blocks.1", "transformer_blocks.2"),
+        "flux": ("single_transformer_blocks.0", "single_transformer_blocks.1"),
+        "z-image": ("layers.0", "layers.1"),
+    }.items():
+        assert policy_of(name, **DETERMINISTIC).family.feature_layers == layers
+    nineteen_and_more = SimpleNamespace(double=[None] * 19, single=[None] * 38)
+    assert later_blocks(nineteen_and_more, "double", "single") == ("single.9", "single.23")
+    assert later_blocks(SimpleNamespace(blocks=[None]), "blocks") == ("blocks.0",)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "qwen-image", "z-image", "flux-2-klein"])
+def test_features_by_position_lie_where_the_image_differs(name: str, policy_of: Callable[..., Any]) -> None:
+    """Text tokens are left out and rows are rows: what changes in one patch changes most of all at that patch."""
+    policy = policy_of(name, **DETERMINISTIC)
+    _, h, w = policy.latent_shape
+    patch = 1 if name == "flux-2-klein" else 2
+    grid = (h // patch, w // patch)
+    assert grid[0] != grid[1]
+    rows = policy.encode(PROMPTS).rows(torch.tensor([1]))
+    latents = draw(policy, n=1).final_latents
+    for row, column in ((0, 1), (1, 0), (grid[0] - 1, grid[1] - 1)):
+        changed = latents.clone()
+        changed[..., patch * row : patch * (row + 1), patch * column : patch * (column + 1)] += 2.0
+        by_position = [
+            policy.features(x, rows, levels=[0.02], pooling=lambda maps: maps.flatten(1)) for x in (latents, changed)
+        ]
+        for layer in (by_position[1] - by_position[0]).chunk(2, dim=1):
+            change = layer.unflatten(1, (-1, *grid)).norm(dim=1)[0]
+            assert divmod(int(change.argmax()), grid[1]) == (row, column)
+
+
+@everything
+def test_an_old_adapter_stays_as_the_current_one_was(name: str, policy_of: Callable[..., Any], tmp_path: Path) -> None:
+    policy = policy_of(name, **merge(DETERMINISTIC, {"sampling": {"num_steps": 3}}))
+    randomise_lora(policy, 0.2)
+    parameters, file = [id(p) for p in policy.parameters()], policy.save_lora(tmp_path / "before").read_bytes()
+    first = draw(policy).final_latents
+    policy.add_adapter("old")
+    assert torch.equal(draw(policy).final_latents, first)
+    assert [id(p) for p in policy.parameters()] == parameters
+    assert policy.save_lora(tmp_path / "after").read_bytes() == file
+    randomise_lora(policy, 0.2, seed=1)
+    second = draw(policy).final_latents
+    with policy.using("old"):
+        assert torch.equal(draw(policy).final_latents, first)
+    assert torch.equal(draw(policy).final_latents, second)
+    assert (first - second).abs().max() > 1e-3
+    policy.blend("old", towards="current", decay=0.0)
+    with policy.using("old"):
+        assert torch.equal(draw(policy).final_latents, second)
+    assert {id(p) for p in policy.denoiser.parameters() if p.requires_grad} == set(parameters)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

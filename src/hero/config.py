@@ -70,7 +70,8 @@ class _StageOfKinds(Settings):
         own, stage = dict(values), cls.kinds.stage
         kind = own.get("kind", cls.model_fields["kind"].default)
         if not isinstance(kind, str) or kind not in cls.kinds:
-            raise _wrong(_renamed_kind(stage, kind) or f"{stage}.kind = {kind!r}: {nearest(str(kind), cls.kinds)}")
+            unknown = f"{stage}.kind = {kind!r}: {nearest(str(kind), cls.kinds)}; of your own: hero --plugin MODULE ..."
+            raise _wrong(_renamed_kind(stage, kind) or unknown)
         for key in own.keys() - cls.model_fields.keys():
             if key == kind and cls.kinds[kind].settings is not None:
                 continue

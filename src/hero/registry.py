@@ -210,7 +210,15 @@ class PPOSettings(ReplaySettings):
 class ForwardSettings(Settings):
     """For updates that noise final latents again, at levels of their own, and need no stored steps."""
 
-    levels_per_image: int = Field(4, ge=1, description="Noise levels per image and pass, drawn uniformly from (0, 1].")
+    levels_per_image: int = Field(
+        4, ge=1, description="Noise levels per image and pass: one at random from each equal part of (0, 1]."
+    )
+    old_decay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of itself that the model that draws keeps after a round; the rest is the trained one's.",
+    )
 
 
 FROZEN = "none"

@@ -6,6 +6,7 @@ The step noise of image i of a round is a function of (seed, round, i): it does 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from hero.batching import halved
 from hero.distributed import Alone, Workers
 from hero.errors import TrainingError
 from hero.policies import Conditioning, Policy
+from hero.policies.adapters import Adapter
 from hero.seeding import Stage, generator, normal
 from hero.types import Trajectory
 
@@ -31,6 +33,7 @@ class MicroBatch:
         prompt_index: (M,) int64 on the CPU, rows of the conditioning.
         initial_noise: (M, C, h, w), z_T.
         seed, stage, round_: of the step noise.
+        adapter: which of the policy's adapters draws; None: the one in use.
     """
 
     indices: range
@@ -39,6 +42,7 @@ class MicroBatch:
     seed: int
     stage: Stage
     round_: int
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def draw(policy: Policy, conditioning: Conditioning, batch: MicroBatch) -> Rollo
         ]
     )
     rows = conditioning.rows(batch.prompt_index)
-    trajectory = _denoise(policy, rows, batch.prompt_index, batch.initial_noise, step_noise)
+    with nullcontext() if batch.adapter is None else policy.using(batch.adapter):
+        trajectory = _denoise(policy, rows, batch.prompt_index, batch.initial_noise, step_noise)
     return RolloutChunk(batch.indices, trajectory, policy.decode(trajectory.final_latents))
 
 
@@ -78,6 +83,7 @@ def rollout(
     round_: int,
     micro_batch: int,
     stage: Stage = Stage.STEP_NOISE,
+    adapter: Adapter | None = None,
     workers: Workers | None = None,
 ) -> Iterator[RolloutChunk]:
     """Draws N images with the policy as it is now.
@@ -86,6 +92,7 @@ def rollout(
         conditioning: one row per prompt of the run.
         prompt_index: (N,) int64 on the CPU, which prompt each image is drawn for.
         initial_noise: (N, C, h, w), z_T.
+        adapter: which of the policy's adapters draws; None: the one in use, for a process alone.
         micro_batch: images denoised together; halved, for what is left to draw, when memory runs out.
         workers: the processes that do the task `draw`; None: this one.
 
@@ -107,6 +114,7 @@ def rollout(
                 seed,
                 stage,
                 round_,
+                adapter,
             )
             for k in starts
         ]

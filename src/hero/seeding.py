@@ -29,6 +29,7 @@ class Stage(StrEnum):
     IMAGE_ORDER = "image-order"
     FORWARD_NOISE = "forward-noise"
     FORWARD_TIMES = "forward-times"
+    FEATURE_NOISE = "feature-noise"
     SELECTION = "selection"
     ORACLE_FLIP = "oracle-flip"
     ORACLE_BEST = "oracle-best"

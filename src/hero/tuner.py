@@ -258,18 +258,18 @@ class Tuner:
 
     def _rollout(self, prompt_index: torch.Tensor, noise: torch.Tensor) -> Iterator[RolloutChunk]:
         """The trajectories of this round, by the adapter that the update learns from."""
-        sampling, update = self.config.sampling, self.learner.update
-        with self.policy.using(update.sampling() if update else "current"):
-            yield from rollout(
-                self.policy,
-                self.learner.conditioning,
-                prompt_index,
-                noise,
-                seed=self.config.seed,
-                round_=self.round,
-                micro_batch=sampling.micro_batch,
-                workers=self.learner.workers,
-            )
+        update = self.learner.update
+        return rollout(
+            self.policy,
+            self.learner.conditioning,
+            prompt_index,
+            noise,
+            seed=self.config.seed,
+            round_=self.round,
+            micro_batch=self.config.sampling.micro_batch,
+            adapter=update.sampling() if update else None,
+            workers=self.learner.workers,
+        )
 
     def _show(
         self,

@@ -48,7 +48,22 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def hero_(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def hero_(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="A module of your own that registers noises, rewards, updates or methods; of the current directory, "
+            "too. Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    if plugin:
+        from hero.own_code import import_own
+
+        for module in plugin:
+            import_own(module, f"--plugin {module}")
     if version:
         print(f"hero {hero.__version__}")
         raise typer.Exit

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from types import ModuleType
 from typing import Any
 
 from hero.errors import ConfigError, nearest
 from hero.evaluators.protocols import Evaluator, LiveEvaluator
+from hero.own_code import import_own
 
 __all__ = ["load_evaluator"]
 
@@ -26,7 +23,7 @@ def load_evaluator(spec: str) -> Evaluator | LiveEvaluator:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"evaluator {spec!r}: write module:callable, e.g. my_judge:evaluate")
-    module = _import(module_name, spec)
+    module = import_own(module_name, f"evaluator {spec!r}")
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -45,25 +42,6 @@ def load_evaluator(spec: str) -> Evaluator | LiveEvaluator:
         )
     evaluator: Evaluator = found
     return evaluator
-
-
-def _import(name: str, spec: str) -> ModuleType:
-    # A console script, unlike `python -m`, does not search the current directory.
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        parts = name.split(".")
-        if isinstance(error, ModuleNotFoundError) and error.name in {
-            ".".join(parts[: length + 1]) for length in range(len(parts))
-        }:
-            raise ConfigError(
-                f"evaluator {spec!r}: no module named {error.name!r}, neither in {here} nor installed"
-            ) from None
-        cause = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"evaluator {spec!r}: importing {name} failed: {cause}") from error
 
 
 def _instantiate(kind: type, spec: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from PIL import Image
@@ -20,12 +20,24 @@ from torch.distributed.device_mesh import DeviceMesh
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, nearest
 from hero.model_index import is_folder
+from hero.policies.adapters import Adapter, LoraAdapter
 from hero.policies.conditioning import Conditioning
+from hero.policies.layers import Pooling, channel_statistics
+from hero.policies.steps import Steps
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 from hero.transitions import Transition
 
-__all__ = ["FAMILIES", "Conditioning", "Policy", "family_of", "load_policy", "resolve_device"]
+__all__ = [
+    "FAMILIES",
+    "Adapter",
+    "Conditioning",
+    "LoraAdapter",
+    "Policy",
+    "family_of",
+    "load_policy",
+    "resolve_device",
+]
 
 FAMILIES: dict[str, str] = {
     "StableDiffusionPipeline": "hero.policies.stable_diffusion:StableDiffusion",
@@ -48,6 +60,7 @@ class Policy(Protocol):
         latent_shape: (C, h, w).
         image_size: (height, width) in pixels.
         num_steps: T.
+        steps: the noise schedule: what a noise level t in (0, 1] is, and conversions at any of them.
         trainable_steps: (T,) bool on the CPU; False where a step has no density.
         device: where latents live.
         storage_dtype: dtype of stored latents; a latent is rounded to it before its log-probability is taken.
@@ -58,6 +71,7 @@ class Policy(Protocol):
     latent_shape: tuple[int, int, int]
     image_size: tuple[int, int]
     num_steps: int
+    steps: Steps
     trainable_steps: torch.Tensor
     device: torch.device
     storage_dtype: torch.dtype
@@ -70,6 +84,45 @@ class Policy(Protocol):
         """The step of each latent: `latents` (N, C, h, w), `steps` (N,) int64 in [0, T), N conditioning rows."""
         ...
 
+    def predict(
+        self, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, *, guided: bool
+    ) -> torch.Tensor:
+        """The model's output at any noise level, (N, C, h, w) fp32; what it is of, `steps` knows.
+
+        Args:
+            latents: (N, C, h, w) on the policy's device.
+            t: (N,) in (0, 1].
+            conditioning: N rows.
+            guided: as in sampling. False: the pass with the prompt alone, in which a model that is told its guidance
+                scale is still told it.
+
+        Raises:
+            ValueError: a noise level is not in (0, 1].
+        """
+        ...
+
+    def features(
+        self,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        levels: Sequence[float] | None = None,
+        pooling: Pooling = channel_statistics,
+    ) -> torch.Tensor:
+        """What the base model sees in final latents, whichever adapter is in use: (N, D) fp32 on the CPU.
+
+        At each noise level the latents get the same noise, whatever the image, and go through the denoiser with their
+        prompt once, without guidance. Of each of the family's `feature_layers`, `pooling` makes numbers; those of
+        all layers stand one after the other, and are averaged over the levels.
+
+        Args:
+            latents: (N, C, h, w) clean, on any device.
+            conditioning: N rows.
+            levels: noise levels in (0, 1]; None: `steps.feature_levels`.
+            pooling: from (N, C, h, w) to (N, K).
+        """
+        ...
+
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Final latents (N, C, h, w) to RGB images."""
         ...
@@ -78,24 +131,50 @@ class Policy(Protocol):
         """Final latents of the library's own call from `noise` (N, C, h, w), without stochasticity; for checks."""
         ...
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """The LoRA weights, fp32, in a fixed order."""
+    def add_adapter(self, adapter: Literal["old"]) -> None:
+        """Adds the old LoRA as a copy of the current one; does nothing where it was added before."""
         ...
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The LoRA weights by name."""
-        ...
+    def using(self, adapter: Adapter) -> AbstractContextManager[None]:
+        """Within it the policy computes with that LoRA, or none; can be nested. Only `current` gets gradients.
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+        With gradient checkpointing, a backward pass computes blocks again with the LoRA that is in use by then.
+
+        Raises:
+            ValueError: the adapter was not added.
+        """
+        ...
 
     def frozen(self) -> AbstractContextManager[None]:
-        """Within it the LoRA is off: the policy is the base model."""
+        """`using("base")`: the LoRA is off, and the policy is the base model."""
         ...
 
-    def using(self, adapter: str) -> AbstractContextManager[None]: ...
+    def blend(self, adapter: Literal["old"], *, towards: LoraAdapter, decay: float) -> None:
+        """θ_old ← decay·θ_old + (1 − decay)·θ; a decay of 0 copies.
+
+        Raises:
+            ValueError: `decay` is not in [0, 1], or an adapter was not added.
+        """
+        ...
+
+    def parameters(self, adapter: LoraAdapter = "current") -> list[torch.nn.Parameter]:
+        """The LoRA weights, fp32, in a fixed order; only those of `current` are trained."""
+        ...
+
+    def state_dict(self, adapter: LoraAdapter = "current") -> dict[str, torch.Tensor]:
+        """The LoRA weights by name, on the CPU; the names are the same for each adapter."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor], adapter: LoraAdapter = "current") -> None:
+        """The inverse of `state_dict`.
+
+        Raises:
+            ModelError: names or shapes are not those of this LoRA.
+        """
+        ...
 
     def save_lora(self, folder: Path) -> Path:
-        """Writes pytorch_lora_weights.safetensors with its adapter metadata; returns the file."""
+        """Writes the current LoRA as pytorch_lora_weights.safetensors with its metadata; returns the file."""
         ...
 
 

@@ -6,6 +6,7 @@ denoiser output. Everything that does not depend on the family is in `policies/p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -28,6 +29,8 @@ __all__ = [
     "Rows",
     "decode_kl",
     "encode_kl",
+    "image_tokens",
+    "later_blocks",
     "linear_sigmas",
     "pack",
     "patch_positions",
@@ -112,6 +115,7 @@ class Family(Protocol):
         steps: the schedule.
         guidance: None: the denoiser is called once, with the prompt.
         true_cfg: whether `sampling.true_cfg_scale` means something to it.
+        feature_layers: names of the denoiser's modules that features are taken from; their outputs are images.
     """
 
     denoiser: str
@@ -122,6 +126,7 @@ class Family(Protocol):
     steps: Steps
     guidance: Guidance | None
     true_cfg: bool
+    feature_layers: tuple[str, ...]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Rows of P prompts and of the empty one, with the same shapes; the text encoders are on the device."""
@@ -129,6 +134,10 @@ class Family(Protocol):
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         """The denoiser's output (N, C, h, w) for `latents` (N, C, h, w) at `times` (N,), one of `rows` each."""
+        ...
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        """What one of `feature_layers` returned as (N, D, h', w'): one vector per position of the image, no text."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -187,6 +196,31 @@ def patch_positions(height: int, width: int, axes: int, device: torch.device) ->
     positions[..., 1] = torch.arange(height, device=device)[:, None]
     positions[..., 2] = torch.arange(width, device=device)[None, :]
     return positions.flatten(0, 1)
+
+
+def later_blocks(denoiser: Any, *stacks: str) -> tuple[str, ...]:
+    """Names of the blocks with which half and three quarters of a transformer's blocks are done.
+
+    Args:
+        stacks: names of the denoiser's lists of blocks, in the order in which it computes them.
+    """
+    names = [f"{stack}.{k}" for stack in stacks for k in range(len(getattr(denoiser, stack)))]
+    last = (math.ceil(len(names) * share) - 1 for share in (0.5, 0.75))
+    return tuple(dict.fromkeys(names[k] for k in last))
+
+
+def image_tokens(output: Any, grid: tuple[int, int], *, first: bool = False) -> torch.Tensor:
+    """A transformer block's output as (N, D, rows, columns), without its text tokens.
+
+    Args:
+        output: (text, image) tokens, each (N, L, D), or one tensor of both, one after the other.
+        grid: (rows, columns) of patches.
+        first: whether the image's tokens stand before the text's in one tensor.
+    """
+    tokens: torch.Tensor = output[-1] if isinstance(output, tuple) else output
+    count = grid[0] * grid[1]
+    image = tokens[:, :count] if first else tokens[:, -count:]
+    return image.transpose(1, 2).reshape(len(image), -1, *grid)
 
 
 def linear_sigmas(num_steps: int) -> list[float]:

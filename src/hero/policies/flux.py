@@ -14,6 +14,8 @@ from hero.policies.family import (
     ImageSize,
     Rows,
     decode_kl,
+    image_tokens,
+    later_blocks,
     linear_sigmas,
     pack,
     patch_positions,
@@ -39,10 +41,11 @@ class Flux:
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = later_blocks(pipeline.transformer, "transformer_blocks", "single_transformer_blocks")
         factor = pipeline.vae_scale_factor
         self.size = ImageSize.of(sampling, pipeline.default_sample_size * factor, factor, patch=2)
         self.latent_shape = self.size.latent_shape(pipeline.transformer.config.in_channels // 4)
-        rows, columns = self.latent_shape[1] // 2, self.latent_shape[2] // 2
+        self.patches = rows, columns = self.latent_shape[1] // 2, self.latent_shape[2] // 2
         self.positions = patch_positions(rows, columns, 3, device)
         scheduler = flow_scheduler(pipeline.scheduler)
         sigmas = None if scheduler.config.get("use_flow_sigmas") else linear_sigmas(sampling.num_steps)
@@ -73,6 +76,9 @@ class Flux:
             return_dict=False,
         )[0]
         return unpack(tokens, self.latent_shape)
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        return image_tokens(output, self.patches)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_kl(self.pipeline.vae, latents)

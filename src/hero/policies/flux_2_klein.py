@@ -11,7 +11,15 @@ from torch.nn import functional
 
 from hero.config import SamplingConfig
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, ImageSize, Rows, linear_sigmas, patch_positions
+from hero.policies.family import (
+    ClassifierFree,
+    ImageSize,
+    Rows,
+    image_tokens,
+    later_blocks,
+    linear_sigmas,
+    patch_positions,
+)
 from hero.policies.lora import JOINT_ATTENTION
 from hero.policies.steps import FlowSteps, flow_scheduler
 
@@ -34,6 +42,7 @@ class Flux2Klein:
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = later_blocks(pipeline.transformer, "transformer_blocks", "single_transformer_blocks")
         factor = pipeline.vae_scale_factor
         self.size = ImageSize.of(sampling, pipeline.default_sample_size * factor, 2 * factor)
         self.latent_shape = self.size.latent_shape(pipeline.transformer.config.in_channels)
@@ -66,6 +75,9 @@ class Flux2Klein:
             return_dict=False,
         )[0]
         return tokens.transpose(1, 2).reshape(len(latents), *self.latent_shape)
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        return image_tokens(output, self.latent_shape[1:])
 
     def _mean_and_std(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, C, 1, 1) each, of the VAE's patches."""

@@ -72,22 +72,22 @@ def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, 
             parameter.data = parameter.data.float()
 
 
-def lora_state_dict(denoiser: Any) -> dict[str, torch.Tensor]:
-    """The LoRA weights under PEFT's names, detached, on the CPU, sorted by name."""
-    state = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
+def lora_state_dict(denoiser: Any, adapter: str = ADAPTER) -> dict[str, torch.Tensor]:
+    """The LoRA weights under PEFT's names without the adapter's, detached, on the CPU, sorted by name."""
+    state = get_peft_model_state_dict(denoiser, adapter_name=adapter)
     return {key: state[key].detach().cpu().clone() for key in sorted(state)}
 
 
-def load_lora_state_dict(denoiser: Any, state: Mapping[str, torch.Tensor]) -> None:
+def load_lora_state_dict(denoiser: Any, state: Mapping[str, torch.Tensor], adapter: str = ADAPTER) -> None:
     """The inverse of `lora_state_dict`.
 
     Raises:
         ModelError: names or shapes are not those of this LoRA.
     """
-    expected = lora_state_dict(denoiser)
+    expected = lora_state_dict(denoiser, adapter)
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in state.items()}:
         raise ModelError("the LoRA weights do not fit this model and these lora settings")
-    set_peft_model_state_dict(denoiser, dict(state), adapter_name=ADAPTER)
+    set_peft_model_state_dict(denoiser, dict(state), adapter_name=adapter)
 
 
 def adapter_metadata(denoiser: Any) -> dict[str, Any]:

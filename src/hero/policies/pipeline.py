@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,8 +14,10 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError
+from hero.policies.adapters import Adapter, LoraAdapter, add_adapter, blend, lora_parameters, peft_name, switch
 from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows, encode_kl
+from hero.policies.layers import Pooling, captured, channel_statistics, level_noise
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
 from hero.policies.sharding import shard_frozen
 from hero.transitions import Transition
@@ -51,6 +53,7 @@ class PipelinePolicy:
         self.storage_dtype: torch.dtype = self.denoiser.dtype
         self.latent_shape = family.latent_shape
         self.image_size = (family.size.height, family.size.width)
+        self.steps = family.steps
         self.num_steps = family.steps.num_steps
         self.trainable_steps = family.steps.trainable
         encoders = [getattr(pipeline, name) for name in family.text_encoders]
@@ -63,6 +66,8 @@ class PipelinePolicy:
         if mesh is None:
             _move(self.denoiser, device)
         add_lora(self.denoiser, config.lora, family.layers, config.seed)
+        self._adapter: Adapter = "current"
+        self._seed = config.seed
         self._apply(config.model)
         if mesh is not None:  # from the CPU, block by block: the device never holds the whole
             shard_frozen(self.denoiser, repeated_blocks(self.denoiser), mesh, device)
@@ -107,12 +112,19 @@ class PipelinePolicy:
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
         steps = steps.to(self.device)
-        output = self._predict(latents, self.family.steps.times[steps], conditioning)
-        return self.family.steps.transition(output, latents, steps)
+        output = self._predict(latents, self.steps.times[steps], conditioning)
+        return self.steps.transition(output, latents, steps)
 
-    def _predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The guided model output: conditional and unconditional branch as one doubled batch."""
-        positive, guidance = conditioning.positive, self.family.guidance
+    def predict(
+        self, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, *, guided: bool
+    ) -> torch.Tensor:
+        return self._predict(latents, self.steps.times_at(t), conditioning, guided=guided).float()
+
+    def _predict(
+        self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning, *, guided: bool = True
+    ) -> torch.Tensor:
+        """The model output; guided, the conditional and unconditional branch are one doubled batch."""
+        positive, guidance = conditioning.positive, self.family.guidance if guided else None
         latents = latents.to(self.storage_dtype)
         half = self.storage_dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.storage_dtype, enabled=half):
@@ -122,6 +134,27 @@ class PipelinePolicy:
             output = self.family.predict(torch.cat([latents, latents]), torch.cat([times, times]), both)
         unconditional, conditional = output.float().chunk(2)
         return guidance.combine(conditional, unconditional)
+
+    @torch.no_grad()
+    def features(
+        self,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        levels: Sequence[float] | None = None,
+        pooling: Pooling = channel_statistics,
+    ) -> torch.Tensor:
+        layers = self.family.feature_layers
+        latents = latents.to(self.device, torch.float32)
+        by_level = []
+        with self.using("base"), captured(self.denoiser, layers) as outputs:
+            for level in self.steps.feature_levels if levels is None else levels:
+                t = torch.full((len(latents),), level)
+                noise = level_noise(self.latent_shape, self._seed, level).to(self.device)
+                self.predict(self.steps.noised(latents, noise, t), t, conditioning, guided=False)
+                maps = [self.family.by_position(outputs[name]).float() for name in layers]
+                by_level.append(torch.cat([pooling(m) for m in maps], dim=1))
+        return torch.stack(by_level).mean(0).cpu()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -163,26 +196,38 @@ class PipelinePolicy:
                 module.to(_CPU)
         return self.family.from_library(latents).cpu()
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for _, p in sorted(self.denoiser.named_parameters()) if p.requires_grad]
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return lora_state_dict(self.denoiser)
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        load_lora_state_dict(self.denoiser, state)
+    def add_adapter(self, adapter: Literal["old"]) -> None:
+        add_adapter(self.denoiser, adapter, self._adapter)
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        self.denoiser.disable_adapters()
+    def using(self, adapter: Adapter) -> Iterator[None]:
+        before = self._adapter
+        self._use(adapter)
         try:
             yield
         finally:
-            self.denoiser.enable_adapters()
+            self._use(before)
 
-    @contextmanager
-    def using(self, adapter: str) -> Iterator[None]:
-        yield
+    def _use(self, adapter: Adapter) -> None:
+        if adapter == self._adapter:
+            return
+        switch(self.denoiser, adapter)
+        self._adapter = adapter
+
+    def frozen(self) -> AbstractContextManager[None]:
+        return self.using("base")
+
+    def blend(self, adapter: Literal["old"], *, towards: LoraAdapter, decay: float) -> None:
+        blend(self.denoiser, adapter, towards, decay)
+
+    def parameters(self, adapter: LoraAdapter = "current") -> list[torch.nn.Parameter]:
+        return lora_parameters(self.denoiser, adapter)
+
+    def state_dict(self, adapter: LoraAdapter = "current") -> dict[str, torch.Tensor]:
+        return lora_state_dict(self.denoiser, peft_name(self.denoiser, adapter))
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor], adapter: LoraAdapter = "current") -> None:
+        load_lora_state_dict(self.denoiser, state, peft_name(self.denoiser, adapter))
 
     def save_lora(self, folder: Path) -> Path:
         return save_lora(type(self.pipeline), self.denoiser, folder)

@@ -11,7 +11,17 @@ import torch
 from hero.config import SamplingConfig
 from hero.errors import ModelError
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, ImageSize, Rows, linear_sigmas, pack, shift_of, unpack
+from hero.policies.family import (
+    ClassifierFree,
+    ImageSize,
+    Rows,
+    image_tokens,
+    later_blocks,
+    linear_sigmas,
+    pack,
+    shift_of,
+    unpack,
+)
 from hero.policies.lora import JOINT_ATTENTION
 from hero.policies.steps import FlowSteps, flow_scheduler
 
@@ -49,6 +59,7 @@ class QwenImage:
             raise ModelError("Qwen-Image models that are told the guidance scale are not supported")
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = later_blocks(pipeline.transformer, "transformer_blocks")
         factor = pipeline.vae_scale_factor
         self.size = ImageSize.of(sampling, pipeline.default_sample_size * factor, factor, patch=2)
         self.latent_shape = self.size.latent_shape(pipeline.transformer.config.in_channels // 4)
@@ -78,6 +89,9 @@ class QwenImage:
             return_dict=False,
         )[0]
         return unpack(tokens, self.latent_shape)
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        return image_tokens(output, self.patches)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.pipeline.vae

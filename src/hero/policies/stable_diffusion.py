@@ -13,7 +13,7 @@ from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl
 from hero.policies.lora import UNET_LAYERS
 from hero.policies.steps import DDIMSteps, ddim_scheduler
 
-__all__ = ["StableDiffusion", "unet_image_size"]
+__all__ = ["StableDiffusion", "unet_feature_layers", "unet_image_size"]
 
 
 def unet_image_size(pipeline: Any, sampling: SamplingConfig) -> ImageSize:
@@ -21,6 +21,11 @@ def unet_image_size(pipeline: Any, sampling: SamplingConfig) -> ImageSize:
     factor, native = pipeline.vae_scale_factor, pipeline.unet.config.sample_size
     sides = (native, native) if isinstance(native, int) else tuple(native)
     return ImageSize.of(sampling, (sides[0] * factor, sides[1] * factor), factor)
+
+
+def unet_feature_layers(unet: Any) -> tuple[str, ...]:
+    """The middle block, which some distilled UNets lack, and the first one upwards."""
+    return ("up_blocks.0",) if unet.mid_block is None else ("mid_block", "up_blocks.0")
 
 
 class StableDiffusion:
@@ -34,6 +39,7 @@ class StableDiffusion:
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = unet_feature_layers(pipeline.unet)
         self.size = unet_image_size(pipeline, sampling)
         self.latent_shape = self.size.latent_shape(pipeline.unet.config.in_channels)
         pipeline.scheduler = ddim_scheduler(pipeline.scheduler)
@@ -51,6 +57,10 @@ class StableDiffusion:
             latents, times, encoder_hidden_states=rows["embeddings"], return_dict=False
         )[0]
         return output
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        maps: torch.Tensor = output
+        return maps
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_kl(self.pipeline.vae, latents)

@@ -9,7 +9,7 @@ import torch
 
 from hero.config import SamplingConfig
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, shift_of
+from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, image_tokens, later_blocks, shift_of
 from hero.policies.lora import JOINT_ATTENTION, JOINT_FEED_FORWARD
 from hero.policies.steps import FlowSteps, flow_scheduler
 
@@ -29,11 +29,13 @@ class StableDiffusion3:
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = later_blocks(pipeline.transformer, "transformer_blocks")
         factor, patch = pipeline.vae_scale_factor, pipeline.patch_size
         self.size = ImageSize.of(sampling, pipeline.default_sample_size * factor, factor, patch)
         self.latent_shape = self.size.latent_shape(pipeline.transformer.config.in_channels)
         scheduler = flow_scheduler(pipeline.scheduler)
-        tokens = self.latent_shape[1] * self.latent_shape[2] // patch**2
+        self.patches = (self.latent_shape[1] // patch, self.latent_shape[2] // patch)
+        tokens = self.patches[0] * self.patches[1]
         shift = {"mu": shift_of(scheduler, tokens, 1.16)} if scheduler.config.use_dynamic_shifting else {}
         scheduler.set_timesteps(sampling.num_steps, **shift)
         self.steps = FlowSteps(scheduler, sampling.eta, device)
@@ -59,6 +61,9 @@ class StableDiffusion3:
             return_dict=False,
         )[0]
         return output
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        return image_tokens(output, self.patches)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_kl(self.pipeline.vae, latents)

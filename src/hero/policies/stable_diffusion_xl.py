@@ -12,7 +12,7 @@ from hero.errors import ModelError
 from hero.policies.conditioning import Conditioning
 from hero.policies.family import ClassifierFree, Rows, decode_kl
 from hero.policies.lora import UNET_LAYERS
-from hero.policies.stable_diffusion import unet_image_size
+from hero.policies.stable_diffusion import unet_feature_layers, unet_image_size
 from hero.policies.steps import DDIMSteps, ddim_scheduler
 
 __all__ = ["StableDiffusionXL"]
@@ -31,6 +31,7 @@ class StableDiffusionXL:
             raise ModelError("the UNet is a distilled one that is told the guidance scale; use the base model")
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = unet_feature_layers(pipeline.unet)
         self.size = unet_image_size(pipeline, sampling)
         self.latent_shape = self.size.latent_shape(pipeline.unet.config.in_channels)
         pipeline.scheduler = ddim_scheduler(pipeline.scheduler)
@@ -59,6 +60,10 @@ class StableDiffusionXL:
             return_dict=False,
         )[0]
         return output
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        maps: torch.Tensor = output
+        return maps
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_kl(self.pipeline.vae, latents)

@@ -1,4 +1,9 @@
-"""The denoising steps of a schedule as transitions: stochastic DDIM, and stochastic flow matching."""
+"""The noise schedules of models: denoising steps as transitions, and what lies at any noise level between.
+
+A noise level t in (0, 1] means the same for every family: how far a latent is from data (t → 0) to noise (t = 1), as a
+share of the model's own training time. Where a model was trained at N discrete timesteps, t = (i + 1)/N is timestep i,
+and other t are rounded to the nearest; in flow matching t is sigma.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,15 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from hero.errors import ModelError
 from hero.transitions import Transition
-from hero.transitions.ddim import ddim_std, ddim_transition
-from hero.transitions.flow import flow_std, flow_transition
+from hero.transitions.ddim import ddim_noised, ddim_std, ddim_target, ddim_transition, to_sample_and_epsilon
+from hero.transitions.flow import (
+    flow_noised,
+    flow_std,
+    flow_target,
+    flow_transition,
+    velocity_to_noise,
+    velocity_to_sample,
+)
 
 __all__ = ["DDIMSteps", "FlowSteps", "Steps", "ddim_scheduler", "flow_scheduler"]
 
@@ -18,20 +30,52 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class Steps(Protocol):
-    """The T steps of one schedule.
+    """The T steps of one schedule, and conversions at any noise level.
+
+    Conversions take latents, noise and outputs (N, C, h, w) of any float dtype and levels `t` (N,) in (0, 1], and give
+    (N, C, h, w) fp32 on the device of the latents. With them the denoising loss of any model is
+    `(policy.predict(z, t, ...) - steps.target(x0, noise, t)).square()`, where `z = steps.noised(x0, noise, t)`.
 
     Attributes:
         num_steps: T.
         times: (T,) what the scheduler calls the timesteps, on the policy's device.
+        levels: (T,) fp32, the noise level t at which each step begins, on the policy's device.
         trainable: (T,) bool on the CPU; False where a step has no density.
+        feature_levels: noise levels at which the features of final latents are taken unless others are asked for.
     """
 
     num_steps: int
     times: torch.Tensor
+    levels: torch.Tensor
     trainable: torch.Tensor
+    feature_levels: tuple[float, ...]
 
     def transition(self, output: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor) -> Transition:
         """Step `steps` (N,) of each of `latents` (N, C, h, w), given the model's `output`."""
+        ...
+
+    def times_at(self, t: torch.Tensor) -> torch.Tensor:
+        """(N,): what the denoiser is called with at noise levels `t`, in the unit and on the device of `times`.
+
+        Raises:
+            ValueError: a level is not in (0, 1].
+        """
+        ...
+
+    def noised(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The clean `sample` with as much `noise` as belongs to `t`."""
+        ...
+
+    def to_sample(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """x̂_0, the clean sample that the model's `output` for `latents` at `t` amounts to."""
+        ...
+
+    def to_noise(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """ε̂, the noise that the model's `output` for `latents` at `t` amounts to."""
+        ...
+
+    def target(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The output of a perfect model for `noised(sample, noise, t)`, in its own parameterisation."""
         ...
 
 
@@ -70,6 +114,8 @@ class DDIMSteps:
         ModelError: more steps than the model was trained with, or no step that has a density.
     """
 
+    feature_levels = (0.02, 0.1, 0.25)
+
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, eta: float, device: torch.device) -> None:
         train_steps = scheduler.config.num_train_timesteps
         if num_steps > train_steps:
@@ -84,6 +130,7 @@ class DDIMSteps:
         final = scheduler.final_alpha_cumprod.float()
         alpha_bar_next = torch.where(following >= 0, cumulative[following.clamp(min=0)], final)
         alpha_bar = cumulative[scheduler.timesteps]
+        self.levels = ((scheduler.timesteps + 1) / train_steps).to(device)
         self.trainable = ddim_std(alpha_bar, alpha_bar_next, eta) > 0
         if eta > 0 and not self.trainable.any():
             raise ModelError(
@@ -91,11 +138,36 @@ class DDIMSteps:
             )
         self.alpha_bar = alpha_bar.to(device)
         self.alpha_bar_next = alpha_bar_next.to(device)
+        self._cumulative = cumulative.to(device)
 
     def transition(self, output: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor) -> Transition:
         return ddim_transition(
             output, latents, self.alpha_bar[steps], self.alpha_bar_next[steps], self.eta, self.prediction
         )
+
+    def times_at(self, t: torch.Tensor) -> torch.Tensor:
+        n = len(self._cumulative)
+        index = (_checked(t) * n).round().long() - 1
+        return index.clamp(min=0).to(self.times)
+
+    def _alpha_bar_at(self, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """(N, 1, 1, 1) fp32, on the device of `latents`."""
+        alpha_bar: torch.Tensor = self._cumulative[self.times_at(t)]
+        return alpha_bar.to(latents.device).view(-1, 1, 1, 1)
+
+    def noised(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return ddim_noised(sample.float(), noise.float(), self._alpha_bar_at(t, sample))
+
+    def to_sample(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha_bar = self._alpha_bar_at(t, latents)
+        return to_sample_and_epsilon(output.float(), latents.float(), alpha_bar, self.prediction)[0]
+
+    def to_noise(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha_bar = self._alpha_bar_at(t, latents)
+        return to_sample_and_epsilon(output.float(), latents.float(), alpha_bar, self.prediction)[1]
+
+    def target(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return ddim_target(sample.float(), noise.float(), self._alpha_bar_at(t, sample), self.prediction)
 
 
 def flow_scheduler(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
@@ -125,14 +197,46 @@ class FlowSteps:
     `scheduler` has had its `set_timesteps` called, which is where model families differ.
     """
 
+    feature_levels = (0.12, 0.25, 0.4)  # as much noise beside the data as Stable Diffusion has at `DDIMSteps`'s
+
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, a: float, device: torch.device) -> None:
         sigmas = scheduler.sigmas.detach().float().cpu()
         self.num_steps = len(sigmas) - 1
         self.a = a
         self.t_first = float(sigmas[1])
         self.times = scheduler.timesteps.to(device)
+        self.train_steps = scheduler.config.num_train_timesteps
         self.trainable = flow_std(sigmas[:-1], sigmas[1:], self.t_first, a) > 0
         self.sigmas = sigmas.to(device)
+        self.levels = self.sigmas[:-1]
 
     def transition(self, output: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor) -> Transition:
         return flow_transition(output, latents, self.sigmas[steps], self.sigmas[steps + 1], self.t_first, self.a)
+
+    def times_at(self, t: torch.Tensor) -> torch.Tensor:
+        times: torch.Tensor = _checked(t) * self.train_steps
+        return times.to(self.times)
+
+    def noised(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return flow_noised(sample.float(), noise.float(), _beside(t, sample))
+
+    def to_sample(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return velocity_to_sample(output.float(), latents.float(), _beside(t, latents))
+
+    def to_noise(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return velocity_to_noise(output.float(), latents.float(), _beside(t, latents))
+
+    def target(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        _checked(t)
+        return flow_target(sample.float(), noise.float())
+
+
+def _checked(t: torch.Tensor) -> torch.Tensor:
+    if not bool(((t > 0) & (t <= 1)).all()):
+        raise ValueError(f"noise levels lie in (0, 1]; got {t.min().item():g} to {t.max().item():g}")
+    return t.float()
+
+
+def _beside(t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """(N,) levels as (N, 1, 1, 1) fp32, on the device of `latents`."""
+    return _checked(t).to(latents.device).view(-1, 1, 1, 1)

@@ -9,7 +9,16 @@ import torch
 
 from hero.config import SamplingConfig
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, linear_sigmas, shift_of
+from hero.policies.family import (
+    ClassifierFree,
+    ImageSize,
+    Rows,
+    decode_kl,
+    image_tokens,
+    later_blocks,
+    linear_sigmas,
+    shift_of,
+)
 from hero.policies.lora import UNET_LAYERS
 from hero.policies.steps import FlowSteps, flow_scheduler
 
@@ -37,6 +46,7 @@ class ZImage:
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
         self.device = device
+        self.feature_layers = later_blocks(pipeline.transformer, "layers")
         self.size = ImageSize.of(sampling, _NATIVE, pipeline.vae_scale_factor, patch=2)
         self.latent_shape = self.size.latent_shape(pipeline.transformer.in_channels)
         scheduler = flow_scheduler(pipeline.scheduler)
@@ -62,6 +72,9 @@ class ZImage:
             return_dict=False,
         )[0]
         return -torch.stack(output).squeeze(2)
+
+    def by_position(self, output: Any) -> torch.Tensor:
+        return image_tokens(output, (self.latent_shape[1] // 2, self.latent_shape[2] // 2), first=True)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_kl(self.pipeline.vae, latents)

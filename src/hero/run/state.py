@@ -16,6 +16,7 @@ import torch
 from hero.config import Config, upgraded
 from hero.distributed import Alone, Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
+from hero.features import extract
 from hero.ids import image_id, index_of
 from hero.memory import Memory
 from hero.noise import make_noise
@@ -63,7 +64,8 @@ class Learner:
         self.memory = Memory()
         self.reward = self._new_reward(self.memory)
         self.update = make_update(policy, config.update, seed=config.seed)
-        self.workers.prepare(_tasks(policy, self.conditioning, self.reward, self.update), policy.parameters())
+        tasks = _tasks(policy, self.conditioning, self.reward, self.update)
+        self.workers.prepare(tasks, _told_to_all(policy, self.update))
         self.history: list[RoundStats] = []
         self.trackers = Trackers(config, directory)
 
@@ -232,7 +234,7 @@ def help_main() -> None:
     conditioning = policy.encode(config.task.prompts)
     context = RewardContext(policy, conditioning, Memory(), config.seed, Alone())
     reward, update = make_reward(config.reward, context), make_update(policy, config.update, seed=config.seed)
-    helper.serve(_tasks(policy, conditioning, reward, update), policy.parameters())
+    helper.serve(_tasks(policy, conditioning, reward, update), _told_to_all(policy, update))
 
 
 def labelled_round(round_: int, ids: tuple[ImageId, ...], trajectory: Trajectory, feedback: Feedback) -> Labelled:
@@ -243,7 +245,16 @@ def labelled_round(round_: int, ids: tuple[ImageId, ...], trajectory: Trajectory
 def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: Update | None) -> Mapping[str, Work]:
     """What every process of a run can do with a micro-batch."""
     own = update.tasks(conditioning) if update else {}
-    return {"draw": partial(draw, policy, conditioning), **reward.tasks(), **own}
+    shared: dict[str, Work] = {
+        "draw": partial(draw, policy, conditioning),
+        "features": partial(extract, policy, conditioning),
+    }
+    return {**shared, **reward.tasks(), **own}
+
+
+def _told_to_all(policy: Policy, update: Update | None) -> list[torch.nn.Parameter]:
+    """The weights that every process is given before it works."""
+    return [p for adapter in (update.adapters() if update else ("current",)) for p in policy.parameters(adapter)]
 
 
 def _other_shapes(stored: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], what: str) -> str:

@@ -15,7 +15,9 @@ from hero.transitions import Transition
 
 __all__ = [
     "Prediction",
+    "ddim_noised",
     "ddim_std",
+    "ddim_target",
     "ddim_transition",
     "epsilon_to_sample",
     "sample_to_epsilon",
@@ -53,6 +55,20 @@ def to_sample_and_epsilon(
     }[prediction]
     sample = to_sample(output, latents, alpha_bar)
     return sample, sample_to_epsilon(sample, latents, alpha_bar)
+
+
+def ddim_noised(sample: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """z_t = √ᾱ_t·x_0 + √(1−ᾱ_t)·ε. Tensors (N, C, h, w); `alpha_bar` broadcasts, e.g. (N, 1, 1, 1)."""
+    return alpha_bar.sqrt() * sample + (1 - alpha_bar).sqrt() * noise
+
+
+def ddim_target(
+    sample: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction: Prediction
+) -> torch.Tensor:
+    """What a model that predicts `prediction` should say of `ddim_noised`: ε, √ᾱ_t·ε − √(1−ᾱ_t)·x_0, or x_0."""
+    if prediction == "v_prediction":
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * sample
+    return {"epsilon": noise, "sample": sample}[prediction]
 
 
 def ddim_std(alpha_bar: torch.Tensor, alpha_bar_next: torch.Tensor, eta: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from hero.transitions import Transition
 
-__all__ = ["flow_std", "flow_transition", "velocity_to_noise", "velocity_to_sample"]
+__all__ = ["flow_noised", "flow_std", "flow_target", "flow_transition", "velocity_to_noise", "velocity_to_sample"]
 
 
 def velocity_to_sample(velocity: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -21,6 +21,16 @@ def velocity_to_sample(velocity: torch.Tensor, latents: torch.Tensor, t: torch.T
 def velocity_to_noise(velocity: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """x̂_1 = x_t + (1 − t)·v̂; shapes as for `velocity_to_sample`."""
     return latents + (1 - t) * velocity
+
+
+def flow_noised(sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t = (1 − t)·x_0 + t·x_1. Tensors (N, C, h, w); `t` broadcasts, e.g. (N, 1, 1, 1)."""
+    return (1 - t) * sample + t * noise
+
+
+def flow_target(sample: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """v = x_1 − x_0, which the model should say of `flow_noised` at every t."""
+    return noise - sample
 
 
 def flow_std(t: torch.Tensor, t_next: torch.Tensor, t_first: float, a: float) -> torch.Tensor:

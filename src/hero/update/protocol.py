@@ -10,6 +10,7 @@ import torch
 from hero.config import UpdateConfig
 from hero.distributed import Work, Workers
 from hero.policies import Conditioning, Policy
+from hero.policies.adapters import LoraAdapter
 from hero.progress import OnStep, ignore
 from hero.types import Judged, UpdateStats
 
@@ -28,9 +29,13 @@ class Update(Protocol):
         """What every process of the run does for this update, `conditioning` having a row per prompt of the run."""
         ...
 
-    def sampling(self) -> str:
+    def adapters(self) -> tuple[LoraAdapter, ...]:
+        """Those whose weights every process of the run needs: what is trained, and what follows it."""
+        return ("current",)
+
+    def sampling(self) -> LoraAdapter:
         """Which adapter draws the images that it learns from (`Policy.using`)."""
-        ...
+        return "current"
 
     def step(
         self,

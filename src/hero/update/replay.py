@@ -116,9 +116,6 @@ class ReplayUpdate(Update):
         """The round's figures; by default the mean of each detail over all rows."""
         return {name: mean_of(taken, name) for name in taken[0].details}
 
-    def sampling(self) -> str:
-        return "current"
-
     def tasks(self, conditioning: Conditioning) -> Mapping[str, Work]:
         return {
             "gradient": partial(self._gradient, conditioning),

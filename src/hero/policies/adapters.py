@@ -1,0 +1,90 @@
+"""Several LoRAs on one denoiser: the one that is trained, an older one of the same shape, and none at all.
+
+The older one is there only where a method asks for it. It is never trained nor written into LoRA files; it follows the
+trained one by `blend`, and a method's checkpoints keep it. Through PEFT.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+
+from hero.policies.lora import ADAPTER
+
+__all__ = ["Adapter", "LoraAdapter", "add_adapter", "blend", "lora_parameters", "peft_name", "switch"]
+
+LoraAdapter = Literal["current", "old"]
+"""Those that have weights."""
+
+Adapter = Literal["current", "old", "base"]
+"""`current` is trained, `old` follows it, `base` is the model without a LoRA."""
+
+_PEFT_NAMES: dict[str, str] = {"current": ADAPTER, "old": "old"}
+
+
+def peft_name(denoiser: Any, adapter: LoraAdapter) -> str:
+    """What PEFT calls `adapter`.
+
+    Raises:
+        ValueError: there is no such adapter, or it was not added.
+    """
+    if adapter not in _PEFT_NAMES:
+        raise ValueError(f"there is no adapter {adapter!r}; known: {', '.join(_PEFT_NAMES)}")
+    if _PEFT_NAMES[adapter] not in denoiser.peft_config:
+        raise ValueError(f"the policy has no adapter {adapter!r} yet; call add_adapter({adapter!r}) first")
+    return _PEFT_NAMES[adapter]
+
+
+def lora_parameters(denoiser: Any, adapter: LoraAdapter) -> list[torch.nn.Parameter]:
+    """The weights of `adapter`, sorted by name, whichever adapter is in use."""
+    name = peft_name(denoiser, adapter)
+    return [p for full, p in sorted(denoiser.named_parameters()) if ".lora_" in full and full.split(".")[-2] == name]
+
+
+def switch(denoiser: Any, adapter: Adapter) -> None:
+    """Makes `denoiser` compute with `adapter`; only the current one's weights get gradients, and only while in use."""
+    if adapter == "base":
+        denoiser.disable_adapters()
+        return
+    denoiser.set_adapter(peft_name(denoiser, adapter))
+    denoiser.enable_adapters()
+    if adapter != "current":  # PEFT takes whatever is in use for what is trained
+        for parameter in lora_parameters(denoiser, adapter):
+            parameter.requires_grad_(False)
+
+
+def add_adapter(denoiser: Any, adapter: Literal["old"], in_use: Adapter) -> None:
+    """Adds `adapter` as an fp32 copy of the current one, and goes on with the one `in_use`; once it is there, nothing.
+
+    The global random generators stay as they are.
+    """
+    name = _PEFT_NAMES[adapter]
+    if name in denoiser.peft_config:
+        return
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT draws weights, which the copy then replaces, and wonders whether two adapters are meant.
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        denoiser.add_adapter(deepcopy(denoiser.peft_config[ADAPTER]), adapter_name=name)
+    switch(denoiser, in_use)
+    pairs = zip(lora_parameters(denoiser, adapter), lora_parameters(denoiser, "current"), strict=True)
+    for copy, parameter in pairs:
+        copy.data = parameter.detach().clone()
+
+
+@torch.no_grad()
+def blend(denoiser: Any, adapter: Literal["old"], towards: LoraAdapter, decay: float) -> None:
+    """θ ← decay·θ + (1 − decay)·θ' for each weight θ of `adapter` and θ' of `towards`.
+
+    Exact where the result is known: `decay` 1 changes nothing, 0 copies, and equal weights stay as they are.
+
+    Raises:
+        ValueError: `decay` is not in [0, 1], or an adapter was not added.
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay is {decay}, and not in [0, 1]")
+    pairs = zip(lora_parameters(denoiser, adapter), lora_parameters(denoiser, towards), strict=True)
+    for weight, target in pairs:
+        weight.lerp_(target, 1 - decay)
