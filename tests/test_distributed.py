@@ -441,6 +441,37 @@ for name in sys.argv[1:]:
 """
 
 
+FEATURES = """
+import sys
+import torch
+from hero import Tuner
+from hero.config import load_toml, validate
+from hero.distributed import is_helper, launch, process_count
+from hero.features import features
+from hero.run.state import help_main
+
+if process_count() == 1:
+    sys.exit(launch(2, sys.argv))
+if is_helper():
+    help_main()
+    sys.exit()
+with Tuner(validate(load_toml("settings.toml")), "run") as tuner:
+    policy, learner = tuner.policy, tuner.learner
+    latents = torch.randn(5, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
+    index = torch.zeros(5, dtype=torch.int64)
+    given = (policy, learner.conditioning, index, latents)
+    together = features(*given, micro_batch=2, workers=learner.workers)
+    print(learner.workers.size, torch.equal(together, features(*given, micro_batch=2)))
+"""
+
+
+def test_processes_share_the_work_of_features(config: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "features.py").write_text(FEATURES)
+    (tmp_path / "settings.toml").write_text(config().to_toml())
+    done = python("features.py", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2 True\n"), done.stderr
+
+
 @pytest.mark.slow
 def test_every_family_s_model_can_be_shared(tmp_path: Path) -> None:
     folders = [save_miniature(name, tmp_path / name) for name in MINIATURES]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import randomise_lora
+from hero.bench.miniatures import save_miniature
 from hero.config import Config
 from hero.errors import ModelError, TrainingError
 from hero.features import features
@@ -242,6 +243,19 @@ def test_options_of_memory_and_precision_give_the_same_features(tiny_policy: Cal
     half = features_of(tiny_policy(model={"dtype": "bfloat16"}))
     assert half.dtype == torch.float32
     assert (half - usual).norm() < 0.05 * usual.norm()
+
+
+@pytest.mark.slow
+def test_blocks_that_are_compiled_already_give_the_same_features(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    path = save_miniature("z-image", tmp_path / "model")
+    plain, compiled = (load_policy(tiny_config(path=path, model={"compile": on})) for on in (False, True))
+    for policy in (plain, compiled):
+        prediction(policy)
+    for _ in range(2):
+        torch.testing.assert_close(features_of(compiled), features_of(plain), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(prediction(compiled), prediction(plain), atol=1e-4, rtol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------- adapters
