@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hero
+from hero.registry import NOISES, REWARDS, SELECTORS, UPDATES
 
 PACKAGE = Path(hero.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
@@ -25,6 +27,8 @@ WITHOUT_TORCH = (
     "hero.errors",
     "hero.feedback",
     "hero.methods",
+    "hero.registry",
+    "hero.run",
     "hero.web.process",
     "hero.tasks",
     "hero.types",
@@ -87,7 +91,9 @@ def test_losses_and_transitions_know_no_model(module: str) -> None:
     assert {name.split(".")[1] for name in reached_from(module)} == {module.split(".")[1]}
 
 
-@pytest.mark.parametrize("stage", ["noise", "rollout", "representation", "rewards", "update", "policies", "run"])
+@pytest.mark.parametrize(
+    "stage", ["noise", "rollout", "reward", "reward.similarity", "update", "update.ppo", "policies", "run"]
+)
 def test_no_stage_knows_the_tuner_or_the_store(stage: str) -> None:
     above = {"hero.tuner", "hero.run.state", "hero.feedback.store", "hero.cli", "hero.report"}
     assert not reached_from(f"hero.{stage}") & above
@@ -95,7 +101,7 @@ def test_no_stage_knows_the_tuner_or_the_store(stage: str) -> None:
 
 def test_only_interfaces_know_the_tuner() -> None:
     users = {name.split(".")[1] for name, path in MODULES.items() if "hero.tuner" in imported(path, at_once=False)}
-    assert users <= {"attended", "bench", "cli", "doctor", "starting"}
+    assert users <= {"bench", "cli", "doctor", "feedback", "people"}
 
 
 def test_the_labelling_page_s_modules_load_no_torch() -> None:
@@ -124,3 +130,57 @@ def test_the_package_gives_its_names_on_first_use() -> None:
     assert all(getattr(hero, name) is not None for name in hero.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Tunr'"):
         _ = hero.Tunr
+
+
+HOMES = {stage: f"hero.{stage}" for stage in ("noise", "selection", "reward", "update")}
+RECIPES = {"hero.registry", "hero.methods"}
+"""Where kinds are listed, and where they are put together to methods."""
+OTHER_KINDS = ("hero.tinyworld", "hero.feedback.marks")
+"""Scenes and marks have kinds of their own."""
+DOTTED = re.compile(r"\b(?:noise|selection|reward|update)\.([a-z-]+)\.")
+
+
+def concrete_names(stage: str) -> set[str]:
+    """Classes, their tables and their modules of one stage: what nobody outside its folder should know."""
+    registry = {r.stage: r for r in (NOISES, SELECTORS, REWARDS, UPDATES)}[stage]
+    names: set[str] = set()
+    for choice in registry.values():
+        if isinstance(choice.implementation, str):
+            module, _, name = choice.implementation.partition(":")
+            names |= {name} | ({module} - {f"hero.{stage}"})
+        if choice.settings is not None:
+            names.add(choice.settings.__name__)
+    return names
+
+
+def mentions(path: Path) -> set[str]:
+    """Names that a file uses or imports, and kinds that it compares with or writes down."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name | ast.Attribute):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(alias.name for alias in node.names)}
+        elif isinstance(node, ast.Compare) and any("kind" in ast.dump(side) for side in (node.left, *node.comparators)):
+            found |= {f"kind {c.value}" for c in (node.left, *node.comparators) if isinstance(c, ast.Constant)}
+        elif isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            named = (v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "kind")
+            found |= {f"kind {v.value}" for v in named if isinstance(v, ast.Constant)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {f"kind {kind}" for kind in DOTTED.findall(node.value)}
+    return found
+
+
+@pytest.mark.parametrize("stage", HOMES)
+def test_nobody_names_a_concrete_kind_outside_its_folder_and_the_registry(stage: str) -> None:
+    registry = {r.stage: r for r in (NOISES, SELECTORS, REWARDS, UPDATES)}[stage]
+    banned = concrete_names(stage) | {f"kind {kind}" for kind in registry}
+    wrong = {
+        name: both
+        for name, path in MODULES.items()
+        if name not in RECIPES
+        and not name.startswith((HOMES[stage], *OTHER_KINDS))
+        and (both := mentions(path) & banned)
+    }
+    assert wrong == {}

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from hero.errors import ConfigError, nearest
 from hero.ids import LARGEST
-from hero.registry import NOISES, REWARDS, SELECTORS, UPDATES, Choice, Registry, Settings
+from hero.registry import MOVED, NOISES, RENAMED_KINDS, REWARDS, SELECTORS, UPDATES, Choice, Registry, Settings
 
 __all__ = [
     "Config",
@@ -457,39 +457,23 @@ def validate(values: Mapping[str, Any]) -> Config:
 
 # ---------------------------------------------------------------------------------------------- what version 0.1 wrote
 
-_MOVED: dict[str, str] = {
-    **{f"noise.{name}": f"noise.feedback.{name}" for name in ("best_share", "epsilon")},
-    **{
-        f"representation.{name}": f"reward.similarity.{name}"
-        for name in ("width", "epochs", "batch_size", "learning_rate", "replay_rounds", "margin")
-    },
-    **{
-        f"update.{name}": f"update.ppo.{name}"
-        for name in ("clip_range", "timesteps_per_image", "timestep_weight", "recompute_log_probs")
-    },
-}
-"""Names that settings had before each kind had a table of its own."""
-
-_RENAMED_KINDS = {("reward", f"similarity-to-{reference}"): reference for reference in ("best", "good")}
-
 
 def _renamed_kind(stage: str, kind: object) -> str:
-    reference = _RENAMED_KINDS.get((stage, str(kind)))
-    if reference is None:
+    now = RENAMED_KINDS.get((stage, str(kind)))
+    if now is None:
         return ""
-    return (
-        f'{stage}.kind = {kind!r} is now {stage}.kind = "similarity" with {stage}.similarity.reference = "{reference}"'
-    )
+    ((new, table),) = now.items()
+    values = " and ".join(f"{stage}.{new}.{name} = {json.dumps(value)}" for name, value in table.items())
+    return f'{stage}.kind = {kind!r} is now {stage}.kind = "{new}" with {values}'
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run of version 0.1 under the names that they have now; others as they are."""
     upgraded = {stage: dict(v) if isinstance(v, Mapping) else v for stage, v in values.items()}
     reward = upgraded.get("reward", {})
-    reference = _RENAMED_KINDS.get(("reward", str(reward.get("kind"))))
-    if reference is not None:
-        reward |= {"kind": "similarity", "similarity": {"reference": reference}}
-    for old, new in _MOVED.items():
+    for new, table in RENAMED_KINDS.get(("reward", str(reward.get("kind"))), {}).items():
+        reward |= {"kind": new, new: dict(table)}
+    for old, new in MOVED.items():
         (stage, name), (new_stage, kind, new_name) = old.split("."), new.split(".")
         if name in upgraded.get(stage, {}):
             value = upgraded[stage].pop(name)
@@ -532,7 +516,7 @@ def _explain(item: Any) -> str:
 
 def _unknown(dotted: str, name: str, known: Iterable[str], where: str, value: object = None) -> str:
     """What to say of a setting that does not exist: where it is now, or which is the nearest."""
-    moved = {old: new for old, new in _MOVED.items() if old == dotted or old.startswith(f"{dotted}.")}
+    moved = {old: new for old, new in MOVED.items() if old == dotted or old.startswith(f"{dotted}.")}
     if moved:
         given = [f"{dotted}.{key}" for key in value] if isinstance(value, Mapping) else [dotted]
         return "; ".join(f"{old} is now {moved[old]}" for old in given if old in moved) or f"{dotted} is gone"
@@ -622,7 +606,7 @@ resolved, is written to the run's `config.toml`, which `hero train --config` rea
 | Python | `hero.configure("hand", settings={"sampling": {"eta": 0.8}, "lora": {"rank": 4}})` |
 
 A stage with a `kind` has the settings of that kind in a table of its own, which is written only for the chosen one:
-`update.kind = "ppo"` and `update.ppo.clip_range`. Names that settings had in version 0.1 are errors that give the new
+`update.kind = "ppo"` and the table `[update.ppo]`. Names that settings had in version 0.1 are errors that give the new
 name; the settings of old run folders are read all the same.
 
 A key that does not exist is an error that names the nearest one that does. Defaults are written as in TOML.

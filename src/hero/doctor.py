@@ -205,7 +205,7 @@ def _ratio_one(config: Config) -> Check:
         "ratio one",
         apart <= RATIO_TOLERANCE,
         f"replayed probability ratios are off 1 by at most {apart:.1e}",
-        "train with recompute_log_probs = always in the table of the update, update.ppo for one",
+        "train with recompute_log_probs = always in the table of the update",
     )
 
 

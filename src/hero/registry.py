@@ -18,7 +18,9 @@ from hero.errors import ConfigError, nearest
 
 __all__ = [
     "FROZEN",
+    "MOVED",
     "NOISES",
+    "RENAMED_KINDS",
     "REWARDS",
     "SELECTORS",
     "UPDATES",
@@ -169,8 +171,8 @@ REWARDS = Registry(
             "hero.reward.similarity:Similarity",
             SimilaritySettings,
         ),
-        "label": Choice("1 for good, 0 for bad", "hero.reward.given:Label"),
-        "score": Choice("the evaluator's own number", "hero.reward.given:ScoreGiven"),
+        "label": Choice("1 for good, 0 for bad", "hero.reward.given:LabelReward"),
+        "score": Choice("the evaluator's own number", "hero.reward.given:ScoreReward"),
     },
 )
 """What turns feedback into a number per image."""
@@ -234,3 +236,23 @@ UPDATES = Registry(
     },
 )
 """How the LoRA learns from rewarded images."""
+
+# ---------------------------------------------------------------------------------------------- version 0.1
+
+MOVED: dict[str, str] = {
+    **{f"noise.{name}": f"noise.feedback.{name}" for name in ("best_share", "epsilon")},
+    **{
+        f"representation.{name}": f"reward.similarity.{name}"
+        for name in ("width", "epochs", "batch_size", "learning_rate", "replay_rounds", "margin")
+    },
+    **{
+        f"update.{name}": f"update.ppo.{name}"
+        for name in ("clip_range", "timesteps_per_image", "timestep_weight", "recompute_log_probs")
+    },
+}
+"""Names that settings had in version 0.1, before each kind had a table of its own, and those that they have now."""
+
+RENAMED_KINDS: dict[tuple[str, str], dict[str, dict[str, str]]] = {
+    ("reward", f"similarity-to-{reference}"): {"similarity": {"reference": reference}} for reference in ("best", "good")
+}
+"""(stage, kind) → the kind that it is now, and what its table has then."""

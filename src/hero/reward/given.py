@@ -7,13 +7,13 @@ import torch
 from hero.reward.protocol import Reward
 from hero.types import Labelled, Verdict
 
-__all__ = ["Label", "ScoreGiven"]
+__all__ = ["LabelReward", "ScoreReward"]
 
 _VALUE = {Verdict.GOOD: 1.0, Verdict.BAD: 0.0}
 _NONE = float("nan")
 
 
-class Label(Reward):
+class LabelReward(Reward):
     """1 for good, 0 for bad, NaN for unlabelled."""
 
     def rewards(self, labelled: Labelled) -> torch.Tensor:
@@ -21,7 +21,7 @@ class Label(Reward):
         return torch.tensor([_VALUE[verdicts[i]] if i in verdicts else _NONE for i in labelled.ids])
 
 
-class ScoreGiven(Reward):
+class ScoreReward(Reward):
     """The evaluator's own score, NaN where there is none."""
 
     def rewards(self, labelled: Labelled) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hero.config import Config, upgraded
+from hero.config import Config, SelectionConfig, upgraded
 from hero.distributed import Alone, Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
 from hero.features import extract
@@ -272,7 +272,7 @@ def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, Ima
 
 def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
     """As `_drawn_with` would write it now; version 0.1 had other names and no selection."""
-    return {"selection": {"kind": "all", "drawn": None}, **upgraded(stored)}
+    return {"selection": SelectionConfig().model_dump(mode="json"), **upgraded(stored)}
 
 
 def _drawn_with(config: Config) -> dict[str, Any]:
