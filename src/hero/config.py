@@ -322,7 +322,20 @@ class EvaluationConfig(_Stage):
 
     images: int = Field(200, ge=1, description="Images per figure; noises are held out from training.")
     seed: int = Field(1_000_003, description="Seed of the held-out noises, the same for every method.")
+    drift_prompts: tuple[str, ...] = Field(
+        (),
+        description="Prompts that have nothing to do with the task, on which drift is measured; none: captions of the "
+        "tiny world for that model, everyday prompts for others, without those that share a word with the task's.",
+    )
     after_training: bool = Field(True, description="Whether `hero train` evaluates and writes the report.")
+
+    @model_validator(mode="after")
+    def _drifts_on_prompts(self) -> Self:
+        if not all(prompt.strip() for prompt in self.drift_prompts):
+            raise ValueError("a prompt is empty")
+        if len(set(self.drift_prompts)) != len(self.drift_prompts):
+            raise ValueError("the same prompt is given twice")
+        return self
 
 
 class DistributedConfig(_Stage):
@@ -377,6 +390,10 @@ class Config(_Stage):
         for stage in (self.noise, self.selection, self.reward, self.update):
             if stage.own is not None:
                 stage.own.check(self)
+        if own := set(self.evaluation.drift_prompts) & set(self.task.prompts):
+            raise ValueError(
+                f"evaluation.drift_prompts: {min(own)!r} is trained on; drift is measured on other prompts"
+            )
         if self.drawn < self.sampling.images_per_round:
             raise ValueError(
                 f"selection.drawn is {self.drawn}, less than sampling.images_per_round, "

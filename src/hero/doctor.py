@@ -168,7 +168,16 @@ def _draw(policy: Policy, config: Config) -> tuple[Conditioning, Trajectory]:
     noise = fresh_noise(len(prompts), policy.latent_shape, seed=config.seed, stage=Stage.DOCTOR_NOISE)
     conditioning = policy.encode(config.task.prompts)
     index = torch.zeros(_IMAGES, dtype=torch.int64)
-    chunks = rollout(policy, conditioning, index, noise, seed=config.seed, round_=0, micro_batch=_IMAGES)
+    chunks = rollout(
+        policy,
+        conditioning,
+        index,
+        noise,
+        seed=config.seed,
+        round_=0,
+        micro_batch=_IMAGES,
+        stage=Stage.DOCTOR_STEP_NOISE,
+    )
     return conditioning, next(chunks).trajectory
 
 

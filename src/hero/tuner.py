@@ -19,7 +19,7 @@ from PIL import Image
 from hero.config import Config, merge, validate
 from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, RunError
-from hero.evaluators import Evaluator, LiveEvaluator
+from hero.evaluators import Evaluator, LiveEvaluator, ask, evaluator_name
 from hero.feedback.store import LabelStore
 from hero.ids import ImageId, image_id, prompt_index_of, prompts_in_turn
 from hero.policies import Policy, load_policy
@@ -34,7 +34,7 @@ from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, Roun
 
 __all__ = ["Tuner"]
 
-OnChunk = Callable[[ImageChunk], None]
+OnChunk = Callable[[ImageChunk], object]
 
 
 class Tuner:
@@ -108,13 +108,9 @@ class Tuner:
             evaluator: a callable ImageBatch → Feedback, or an object that sees images while they are drawn.
             on_chunk, on_round: told of progress.
         """
-        name = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", type(evaluator).__name__)
         while not self.done:
-            if isinstance(evaluator, LiveEvaluator):
-                feedback = self._show_live(evaluator, on_chunk)
-            else:
-                feedback = evaluator(self.ask(on_chunk))
-            stats = self.tell(feedback, evaluator=str(name))
+            feedback = ask(evaluator, self._round_start(), lambda show: self.ask(_both(show, on_chunk)))
+            stats = self.tell(feedback, evaluator=evaluator_name(evaluator))
             if on_round is not None:
                 on_round(stats)
         return self.history
@@ -288,16 +284,10 @@ class Tuner:
             asked_for = tuple(prompts[row] for row in rows)
             on_chunk(ImageChunk(self.round, tuple(named), tuple(images), asked_for, shown, latents))
 
-    def _show_live(self, evaluator: LiveEvaluator, on_chunk: OnChunk | None) -> Feedback:
-        def show(chunk: ImageChunk) -> None:
-            evaluator.show(chunk)
-            if on_chunk is not None:
-                on_chunk(chunk)
-
+    def _round_start(self) -> RoundStart:
+        """What is about to be drawn."""
         total, task = self.config.sampling.images_per_round, self.config.task
-        evaluator.begin(RoundStart(self.round, total, task.prompts, self.best, task.criterion))
-        self.ask(show)
-        return evaluator.collect()
+        return RoundStart(self.round, total, task.prompts, self.best, task.criterion)
 
     def _learn_durably(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
         assert self._asked is not None
@@ -386,6 +376,15 @@ class Tuner:
     def save_lora(self, folder: str | Path) -> Path:
         """Writes the LoRA as pytorch_lora_weights.safetensors into `folder`; returns the file."""
         return self.policy.save_lora(Path(folder))
+
+
+def _both(show: OnChunk, also: OnChunk | None) -> OnChunk:
+    def tell(chunk: ImageChunk) -> None:
+        show(chunk)
+        if also is not None:
+            also(chunk)
+
+    return tell
 
 
 @contextmanager

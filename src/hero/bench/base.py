@@ -22,7 +22,8 @@ from hero.noise import fresh_noise
 from hero.policies import Policy, load_policy
 from hero.rollout import draw_images
 from hero.seeding import Stage
-from hero.tasks import TASKS, Task, get_task
+from hero.tasks import Task, get_task, judged_tasks
+from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["contact_sheet", "draw_base", "draw_held_out", "main"]
 
@@ -69,11 +70,12 @@ def contact_sheet(images: list[Image.Image], verdicts: list[bool]) -> Image.Imag
 
 def main() -> None:
     """The command line of this module: writes results.json, results.md and a contact sheet a task."""
+    judged = judged_tasks(TINYWORLD)  # other judges mean nothing on its images
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--sheet", type=int, default=48, help="images on each contact sheet")
     parser.add_argument("--model", type=Path, help="another pipeline of the tiny world (default: the bundled one)")
-    parser.add_argument("--task", action="append", choices=list(TASKS), help="a task (default: all); repeatable")
+    parser.add_argument("--task", action="append", choices=list(judged), help="a task (default: all); repeatable")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -81,9 +83,8 @@ def main() -> None:
     policy = load_policy(configure(model=model, preset="tinyworld"))
     rows: list[tuple[str, Measured]] = []
     drawn: dict[tuple[str, ...], list[Image.Image]] = {}  # two tasks share a prompt, and so their images
-    for task in map(get_task, arguments.task or TASKS):
-        if task.judge is None:
-            continue
+    for task in map(get_task, arguments.task or judged):
+        assert task.judge is not None
         if task.prompts not in drawn:
             drawn[task.prompts] = draw_base(policy, task, arguments.images)
         images = drawn[task.prompts]

@@ -24,7 +24,8 @@ from hero.evaluation import wilson_interval
 from hero.methods import configure
 from hero.policies import load_policy
 from hero.seeding import Stage
-from hero.tasks import TASKS
+from hero.tasks import judged_tasks
+from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["compare", "join", "main", "split"]
 
@@ -81,7 +82,7 @@ def main() -> None:
         parser.error("--images is not a multiple of eight")
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    tasks = {task.name: task for task in TASKS.values() if task.judge is not None}
+    tasks = judged_tasks(TINYWORLD)
     missing = [task for task in tasks.values() if not (out / f"{task.name}.png").is_file()]
     policy = load_policy(configure()) if missing else None
     for task in missing:

@@ -24,7 +24,7 @@ from hero.evaluation.stored import stored_evaluation
 from hero.ids import prompts_in_turn
 from hero.policies import Policy, load_policy
 from hero.run import RunDirectory
-from hero.tasks import TASKS, Task
+from hero.tasks import TASKS, Task, judged_tasks
 from hero.trained import TrainedRun
 
 __all__ = ["Neighbours", "Others", "measure_transfer", "to_markdown", "write_transfer"]
@@ -80,8 +80,7 @@ def measure_transfer(
     """
     if images < max(len(task.transfer_prompts) for task in TASKS.values()):
         raise ValueError(f"images is {images}: fewer than a task has neighbouring prompts")
-    names = [name for name, task in TASKS.items() if task.judge is not None]
-    runs = {name: [out / "runs" / f"{name}-{method}-s{seed}" for seed in seeds] for name in names}
+    runs = {name: [out / "runs" / f"{name}-{method}-s{seed}" for seed in seeds] for name in TASKS}
     complete = {name: folders for name, folders in runs.items() if all(map(_is_evaluated, folders))}
     wanted = f"of {method} with seeds {', '.join(map(str, seeds))}"
     if not complete:
@@ -97,6 +96,9 @@ def measure_transfer(
     for folder, other in configs.items():
         if _drawn_with(other) != _drawn_with(config):
             raise RunError(f"{folder} and {first} draw with different models, samplers or noises: no fair comparison")
+    judged = judged_tasks(config.model.path)  # another model's judge means nothing on these images
+    if unjudged := complete.keys() - judged.keys():
+        raise RunError(f"no judge of {', '.join(sorted(unjudged))} was made for {config.model.path}")
 
     base = _kept(out / "runs" / f"base-{_FILE}", _question(config, images, None))
     if base is None:
@@ -117,11 +119,11 @@ def measure_transfer(
             tuned.setdefault(name, []).append(verdicts)
     neighbours = [
         _neighbours(task, key, base, tuned[task.name])
-        for task in TASKS.values()
+        for task in judged.values()
         if task.name in tuned and task.transfer_prompts
         for key in (None, *task.transfer_prompts)
     ]
-    others = [_others(trained, measured, base, tuned[trained]) for trained in tuned for measured in runs]
+    others = [_others(trained, measured, base, tuned[trained]) for trained in tuned for measured in judged]
     return neighbours, others
 
 
@@ -159,9 +161,7 @@ def _draw_all(policy: Policy, config: Config, images: int, trained: Task | None 
     """Verdicts on each task's prompts and on the neighbours of `trained` (None: of all), with the policy as it is."""
     found: Verdicts = {}
     drawn: dict[tuple[str, ...], Any] = {}  # some prompts belong to two tasks
-    for task in TASKS.values():
-        if task.judge is None:
-            continue
+    for task in judged_tasks(config.model.path).values():
         neighbours = task.transfer_prompts if trained in (None, task) else ()
         for prompts in filter(None, (task.prompts, neighbours)):
             wanted = prompts_in_turn(prompts, images)

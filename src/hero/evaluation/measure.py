@@ -71,7 +71,9 @@ def evaluate(
         raise ValueError(f"evaluate: images is {total}; it must be at least 1")
     asked = tuple(prompts or config.task.prompts)
     drawn_prompts = prompts_in_turn(asked, total)
-    unrelated = unrelated_prompts([*config.task.prompts, *asked])
+    unrelated = unrelated_prompts(
+        [*config.task.prompts, *asked], model=config.model.path, own=config.evaluation.drift_prompts
+    )
     sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, base or {}, progress)
 
     judges = _judges_of(task, config, drawn_prompts)
@@ -91,6 +93,7 @@ def evaluate(
             "sampler": config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
             "seed": config.evaluation.seed,
             "prompts": drawn_prompts,
+            "drift_prompts": list(config.evaluation.drift_prompts),
             "verdicts": verdicts,
             "success_by_prompt": _by_prompt(drawn_prompts, verdicts),
             "feature_map": FEATURE_MAP,

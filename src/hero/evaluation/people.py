@@ -13,12 +13,12 @@ from typing import Any, Self
 from hero.errors import FeedbackError, RunError
 from hero.evaluation.blind import BlindPlan
 from hero.evaluation.stored import DESK, QUESTION, VERDICTS, agreement_figures, people_said, read_json
-from hero.evaluators.protocols import Evaluator, LiveEvaluator
+from hero.evaluators.protocols import Evaluator, LiveEvaluator, ask_about, evaluator_name
 from hero.feedback.agreement import measure_agreement
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
 from hero.tasks import TASKS
-from hero.types import Answer, Feedback, ImageBatch, ImageChunk, RoundStart, Verdict
+from hero.types import Answer, Feedback, ImageBatch, Verdict
 
 __all__ = ["PEOPLE_IMAGES", "BlindDesk"]
 
@@ -98,13 +98,7 @@ class BlindDesk:
 
     def _ask(self, evaluator: Evaluator | LiveEvaluator, batch: ImageBatch) -> Feedback:
         started = time.monotonic()
-        if isinstance(evaluator, LiveEvaluator):
-            prompts = tuple(dict.fromkeys(batch.prompts))
-            evaluator.begin(RoundStart(batch.round, len(batch), prompts, (), batch.criterion))
-            evaluator.show(ImageChunk(batch.round, batch.ids, batch.images, batch.prompts, len(batch)))
-            answer = evaluator.collect()
-        else:
-            answer = evaluator(batch)
+        answer = ask_about(evaluator, batch)
         if not isinstance(answer, Feedback):
             raise FeedbackError(f"an evaluator must return hero.Feedback, not {type(answer).__name__}")
         answer.check(batch)
@@ -114,8 +108,7 @@ class BlindDesk:
         if isinstance(answer, Answer):  # its labels are in the store already
             self.store.conclude(batch.round, Answer(verdicts, answer.evaluators, answer.rule, answer.disagreements))
         else:
-            name = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", type(evaluator).__name__)
-            self.store.record(batch.round, verdicts, str(name), time.monotonic() - started)
+            self.store.record(batch.round, verdicts, evaluator_name(evaluator), time.monotonic() - started)
         return verdicts
 
     def description(self) -> dict[str, Any]:

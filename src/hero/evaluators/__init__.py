@@ -14,7 +14,7 @@ from hero.errors import ConfigError, nearest
 from hero.evaluators.callable import load_evaluator
 from hero.evaluators.check import check_evaluator
 from hero.evaluators.oracle import Oracle
-from hero.evaluators.protocols import Evaluator, LiveEvaluator
+from hero.evaluators.protocols import Evaluator, LiveEvaluator, ask, ask_about, evaluator_name
 from hero.evaluators.reward_model import RewardModel, is_reward_model, load_reward_model, require_threshold
 from hero.tasks import get_task
 
@@ -23,8 +23,11 @@ __all__ = [
     "LiveEvaluator",
     "Oracle",
     "RewardModel",
+    "ask",
+    "ask_about",
     "check_can_judge",
     "check_evaluator",
+    "evaluator_name",
     "evaluator_named",
     "load_evaluator",
     "load_reward_model",

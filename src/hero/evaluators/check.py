@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from hero.errors import FeedbackError
-from hero.evaluators.protocols import LiveEvaluator
-from hero.types import Feedback, ImageBatch, ImageChunk, RoundStart
+from hero.evaluators.protocols import LiveEvaluator, ask_about
+from hero.types import Feedback, ImageBatch
 
 __all__ = ["check_evaluator"]
 
@@ -17,19 +14,14 @@ def check_evaluator(evaluator: object, batch: ImageBatch) -> list[str]:
 
     Give a batch of a later round, with `best` filled, to try how the evaluator deals with a kept best image.
     """
-    ask: Callable[[ImageBatch], object]
-    if isinstance(evaluator, LiveEvaluator):
-        ask = partial(_watch, evaluator)
-    elif callable(evaluator):
-        ask = evaluator
-    else:
+    if not (isinstance(evaluator, LiveEvaluator) or callable(evaluator)):
         return [
             f"{type(evaluator).__name__} is no evaluator: make it callable with an ImageBatch, "
             "or give it begin(start), show(chunk) and collect()"
         ]
     before = _pixels(batch)
     try:
-        answer = ask(batch)
+        answer: object = ask_about(evaluator, batch)
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         return [f"the evaluator raised {cause}; it must answer any batch with a Feedback"]
@@ -40,13 +32,6 @@ def check_evaluator(evaluator: object, batch: ImageBatch) -> list[str]:
         given = type(answer).__name__
         return [*messages, f"the evaluator returned a {given}; return hero.Feedback (see Feedback.from_good)"]
     return messages + _check_answer(answer, batch)
-
-
-def _watch(evaluator: LiveEvaluator, batch: ImageBatch) -> object:
-    prompts = tuple(dict.fromkeys(batch.prompts))
-    evaluator.begin(RoundStart(batch.round, len(batch), prompts, batch.best, batch.criterion))
-    evaluator.show(ImageChunk(batch.round, batch.ids, batch.images, batch.prompts, len(batch)))
-    return evaluator.collect()
 
 
 def _pixels(batch: ImageBatch) -> list[bytes]:

@@ -7,10 +7,13 @@ from typing import Protocol, runtime_checkable
 
 from hero.types import Feedback, ImageBatch, ImageChunk, RoundStart
 
-__all__ = ["Evaluator", "LiveEvaluator"]
+__all__ = ["Evaluator", "LiveEvaluator", "ask", "ask_about", "evaluator_name"]
 
 Evaluator = Callable[[ImageBatch], Feedback]
 """Answers the images of one round."""
+
+Show = Callable[[ImageChunk], object]
+"""Told of images as they are drawn."""
 
 
 @runtime_checkable
@@ -26,3 +29,40 @@ class LiveEvaluator(Protocol):
     def collect(self) -> Feedback:
         """The answer to the round; may wait for as long as it takes."""
         ...
+
+
+def ask(
+    evaluator: Evaluator | LiveEvaluator,
+    start: RoundStart,
+    draw: Callable[[Show], ImageBatch],
+) -> Feedback:
+    """One round, played as `evaluator` wants it: shown while it is drawn, or when it is complete.
+
+    Args:
+        start: what is about to be drawn.
+        draw: draws it, and gives each chunk to the function that it is given.
+
+    Returns:
+        Whatever the evaluator answers; it is not checked.
+    """
+    if isinstance(evaluator, LiveEvaluator):
+        evaluator.begin(start)
+        draw(evaluator.show)
+        return evaluator.collect()
+    return evaluator(draw(lambda chunk: None))
+
+
+def ask_about(evaluator: Evaluator | LiveEvaluator, batch: ImageBatch) -> Feedback:
+    """`ask` about images that exist: a live evaluator is shown all of them at once."""
+    prompts = tuple(dict.fromkeys(batch.prompts))
+
+    def show_all(show: Show) -> ImageBatch:
+        show(ImageChunk(batch.round, batch.ids, batch.images, batch.prompts, len(batch)))
+        return batch
+
+    return ask(evaluator, RoundStart(batch.round, len(batch), prompts, batch.best, batch.criterion), show_all)
+
+
+def evaluator_name(evaluator: Evaluator | LiveEvaluator) -> str:
+    """What the label store calls it: its `name`, or that of the function or class."""
+    return str(getattr(evaluator, "name", None) or getattr(evaluator, "__name__", type(evaluator).__name__))

@@ -13,7 +13,7 @@ from hero.tasks import black_cat, blue_rose, green_view, hand, modest_figure, mo
 from hero.tasks.task import Task
 from hero.types import Judge
 
-__all__ = ["TASKS", "Task", "get_task", "judge_for"]
+__all__ = ["TASKS", "Task", "get_task", "judge_for", "judged_tasks"]
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
@@ -41,6 +41,11 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}")
     return TASKS[name]
+
+
+def judged_tasks(model: str) -> dict[str, Task]:
+    """The tasks with a judge that was made for `model`; the others' judges mean nothing on its images."""
+    return {name: task for name, task in TASKS.items() if judge_for(name, model) is not None}
 
 
 def judge_for(name: str, model: str) -> Judge | None:
