@@ -11,6 +11,7 @@ import socket
 import time
 from _thread import interrupt_main
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -30,8 +31,9 @@ from hero.evaluation.people import BlindDesk
 from hero.evaluation.stored import DESK, people_said, stored_evaluation
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
+from hero.run.finished import FinishedRun
 from hero.tasks import get_task
-from hero.types import Feedback, ImageBatch, ImageChunk, RoundStart
+from hero.types import Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats
 
 IMAGES = 40
 RED = {"base": 10, "tuned_fresh": 30, "tuned_refined": 36}
@@ -46,13 +48,19 @@ def _picture(red: bool, shade: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def round_stats(round_: int, labels: int) -> dict[str, Any]:
+    """A line of metrics.jsonl of which the labels alone matter."""
+    known = {"round": round_, "labels": labels, "images": 24, "best": [], "note": ""}
+    return {**dict.fromkeys((f.name for f in fields(RoundStats)), 0), **known}
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
+def run(tmp_path: Path) -> FinishedRun:
     """An evaluated run: the judge of the task says success of the first 9 base and the first 30 and 36 tuned images."""
     task = get_task("hand")
     config = validate({"task": {"name": task.name, "prompts": task.prompts, "criterion": task.criterion}})
     run = RunDirectory.create(tmp_path / "run", config)
-    run.write_metrics([{"labels": 24}])
+    run.write_metrics([round_stats(1, 24)])
     marks = {name: [i < k - (name == "base") for i in range(IMAGES)] for name, k in RED.items()}
     result = EvaluationResult(
         task="hand",
@@ -72,7 +80,7 @@ def run(tmp_path: Path) -> RunDirectory:
         pictures = [_picture(i < k, 50 * offset + i) for i in range(IMAGES)]
         run.write_images_under(f"evaluation/{name}", pictures)
     run.write_text("evaluation/result.json", json.dumps(result.to_dict()))
-    return run
+    return FinishedRun(run.path)
 
 
 def _is_red(image: Image.Image) -> bool:
@@ -81,7 +89,7 @@ def _is_red(image: Image.Image) -> bool:
 
 
 def judge_blind(
-    run: RunDirectory, evaluator: Any, *, judge: str, images: int = 48, on_round: Callable[..., Any] | None = None
+    run: FinishedRun, evaluator: Any, *, judge: str, images: int = 48, on_round: Callable[..., Any] | None = None
 ) -> dict[str, Any]:
     with BlindDesk(run, judge, images) as desk:
         return desk.judge(evaluator, on_round)
@@ -103,7 +111,7 @@ class Watching:
         return Feedback.from_good(batch, [i for i, image, _ in batch if _is_red(image)])
 
 
-def test_what_people_see_is_shuffled_and_says_nothing_of_the_sets(run: RunDirectory) -> None:
+def test_what_people_see_is_shuffled_and_says_nothing_of_the_sets(run: FinishedRun) -> None:
     judge = Watching()
     judge_blind(run, judge, judge="my:judge", images=IMAGES)
     sizes = [len(batch) for batch in judge.batches]
@@ -123,7 +131,7 @@ def test_what_people_see_is_shuffled_and_says_nothing_of_the_sets(run: RunDirect
         changes = sum(a.of != b.of for a, b in itertools.pairwise(round_))
         assert changes > 15
 
-    desk = run.path / DESK
+    desk = run.evaluation_folder / DESK
     texts = [path.read_bytes() for path in desk.rglob("*") if path.is_file() and path.name != "verdicts.json"]
     names = [str(path.relative_to(desk)) for path in desk.rglob("*")]
     for word in (*SETS, "tuned", "refined", "fresh"):
@@ -133,7 +141,7 @@ def test_what_people_see_is_shuffled_and_says_nothing_of_the_sets(run: RunDirect
     assert shown == {f"{i}.png" for i in ids}
 
 
-def test_the_order_is_a_function_of_the_seed(run: RunDirectory) -> None:
+def test_the_order_is_a_function_of_the_seed(run: FinishedRun) -> None:
     result = json.loads((run.path / "evaluation/result.json").read_text())
     assert BlindPlan(run, result, IMAGES).rounds == BlindPlan(run, result, IMAGES).rounds
     result["details"]["seed"] += 1
@@ -143,7 +151,7 @@ def test_the_order_is_a_function_of_the_seed(run: RunDirectory) -> None:
     )
 
 
-def test_both_judges_are_kept_with_intervals_and_how_far_they_agree(run: RunDirectory) -> None:
+def test_both_judges_are_kept_with_intervals_and_how_far_they_agree(run: FinishedRun) -> None:
     oracle = json.loads((run.path / "evaluation/result.json").read_text())
     told: list[tuple[int, int]] = []
     result = judge_blind(run, Watching(), judge="my:judge", images=IMAGES, on_round=lambda *done: told.append(done))
@@ -164,7 +172,7 @@ def test_both_judges_are_kept_with_intervals_and_how_far_they_agree(run: RunDire
     assert (people["agreement"]["good_by_people_only"], people["agreement"]["good_by_oracle_only"]) == (1, 0)
 
 
-def test_an_interrupted_judge_goes_on_where_it_stopped(run: RunDirectory) -> None:
+def test_an_interrupted_judge_goes_on_where_it_stopped(run: FinishedRun) -> None:
     with pytest.raises(KeyboardInterrupt):
         judge_blind(run, Watching(stop_before=2), judge="my:judge", images=IMAGES)
     assert json.loads((run.path / "evaluation/result.json").read_text())["people"] is None
@@ -172,36 +180,36 @@ def test_an_interrupted_judge_goes_on_where_it_stopped(run: RunDirectory) -> Non
     resumed = judge_blind(run, rest, judge="my:judge", images=IMAGES)
     assert [batch.round for batch in rest.batches] == [2, 3]
     assert resumed["people"]["success"]["base"] == 0.25
-    with LabelStore(run.path / DESK / "feedback.db") as store:
+    with LabelStore(run.evaluation_folder / DESK / "feedback.db") as store:
         assert store.submitted_rounds() == (1, 2, 3)
         assert store.count() == 3 * IMAGES
 
 
-def test_a_new_judgement_moves_the_old_one_aside_and_keeps_its_labels(run: RunDirectory) -> None:
+def test_a_new_judgement_moves_the_old_one_aside_and_keeps_its_labels(run: FinishedRun) -> None:
     judge_blind(run, Watching(), judge="my:judge", images=IMAGES)
     again = judge_blind(run, lambda batch: Feedback.from_good(batch, batch.ids), judge="your:judge", images=10)
     assert again["people"]["success"] == dict.fromkeys(SETS, 1.0)
     assert again["people"]["images"] == 10
-    with LabelStore(run.path / f"{DESK}-001" / "feedback.db") as store:
+    with LabelStore(run.evaluation_folder / f"{DESK}-001" / "feedback.db") as store:
         assert store.count() == 3 * IMAGES
     # An unfinished one of the same judge on other images is not gone on with, either.
     with pytest.raises(KeyboardInterrupt):
         judge_blind(run, Watching(stop_before=2), judge="my:judge", images=IMAGES)
-    run.write_images_under("evaluation/base", [_picture(True, i) for i in range(IMAGES)])
+    run.directory.write_images_under("evaluation/base", [_picture(True, i) for i in range(IMAGES)])
     rest = Watching()
     judge_blind(run, rest, judge="my:judge", images=IMAGES)
     assert [batch.round for batch in rest.batches] == [1, 2, 3]
 
 
-def test_what_people_said_holds_for_the_very_images_they_saw(run: RunDirectory) -> None:
+def test_what_people_said_holds_for_the_very_images_they_saw(run: FinishedRun) -> None:
     result = judge_blind(run, Watching(), judge="my:judge", images=10)
     oracle = {**result, "people": None}
     assert people_said(run, oracle) == result["people"]
-    run.write_images_under("evaluation/tuned_fresh", [_picture(False, i) for i in range(IMAGES)])
+    run.directory.write_images_under("evaluation/tuned_fresh", [_picture(False, i) for i in range(IMAGES)])
     assert people_said(run, oracle) is None
 
 
-def test_images_left_out_are_not_counted_and_no_verdict_is_refused(run: RunDirectory) -> None:
+def test_images_left_out_are_not_counted_and_no_verdict_is_refused(run: FinishedRun) -> None:
     def first_ten(batch: ImageBatch) -> Feedback:
         return Feedback(dict.fromkeys(batch.ids[:10], "good"))
 
@@ -218,7 +226,7 @@ def test_images_left_out_are_not_counted_and_no_verdict_is_refused(run: RunDirec
             judge_blind(run, answer, judge="my:judge", images=5)
 
 
-def test_an_evaluator_that_watches_the_drawing_can_judge(run: RunDirectory) -> None:
+def test_an_evaluator_that_watches_the_drawing_can_judge(run: FinishedRun) -> None:
     class Live:
         name = "live"
 
@@ -235,16 +243,16 @@ def test_an_evaluator_that_watches_the_drawing_can_judge(run: RunDirectory) -> N
     assert judge_blind(run, Live(), judge="my:Live", images=4)["people"]["evaluators"] == ["live"]
 
 
-def test_only_an_evaluation_of_the_run_as_it_is_counts_as_stored(run: RunDirectory) -> None:
+def test_only_an_evaluation_of_the_run_as_it_is_counts_as_stored(run: FinishedRun) -> None:
     assert stored_evaluation(run, IMAGES) is not None
     assert stored_evaluation(run, 8, list(run.config.task.prompts)) is not None
     assert stored_evaluation(run, 8, ["a hand at night"]) is None
     assert stored_evaluation(run, IMAGES + 1000) is None
-    run.write_metrics([{"labels": 24}, {"labels": 48}])
+    run.directory.write_metrics([round_stats(1, 24), round_stats(2, 48)])
     assert stored_evaluation(run, IMAGES) is None
 
 
-def test_a_run_without_images_cannot_be_judged(run: RunDirectory) -> None:
+def test_a_run_without_images_cannot_be_judged(run: FinishedRun) -> None:
     with pytest.raises(RunError, match="no evaluation of 41 images"):
         judge_blind(run, Watching(), judge="my:judge", images=IMAGES + 1)
     (run.path / "evaluation/result.json").unlink()
@@ -252,7 +260,7 @@ def test_a_run_without_images_cannot_be_judged(run: RunDirectory) -> None:
         judge_blind(run, Watching(), judge="my:judge")
 
 
-def test_people_judge_on_the_page(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_judge_on_the_page(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command serves the desk; two people say good of what is red, one of them errs on one image of each round."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -264,7 +272,7 @@ def test_people_judge_on_the_page(run: RunDirectory, monkeypatch: pytest.MonkeyP
     command = ["evaluate", str(run.path), "--evaluator", "web", "--images", "17", "--port", str(port), "--no-browser"]
     config = run.config.model_dump(mode="json", exclude_none=True)
     config["evaluator"] |= {"people": 2, "rule": "lead:ann"}
-    run.write_text("config.toml", validate(config).to_toml())
+    run.directory.write_text("config.toml", validate(config).to_toml())
     result = CliRunner().invoke(app, [*command, "--json"])
     assert result.exit_code == 0, result.output
     people.join(10)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hero.run.directory import LORA_FILE, METRICS_FILE, REPORT_FILE
 from hero.types import RoundStats
 
 __all__ = ["closing_lines", "progress_bar", "quiet_libraries", "round_line", "say", "success_lines", "table_lines"]
@@ -107,7 +108,7 @@ def _share_lines(result: Mapping[str, Any]) -> list[str]:
 
 def closing_lines(run: Path, rounds: int, result: Mapping[str, Any] | None) -> list[str]:
     """What a finished run achieved, where its files are, and what to do next."""
-    files = {"LoRA": "lora/pytorch_lora_weights.safetensors", "report": "report.html", "metrics": "metrics.jsonl"}
+    files = {"LoRA": LORA_FILE, "report": REPORT_FILE, "metrics": METRICS_FILE}
     found = [f"{name:<8} {run / file}" for name, file in files.items() if (run / file).is_file()]
     evaluated = result is not None
     next_commands = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hero.errors import ConfigError, RunError
+from hero.errors import ConfigError
 from hero.evaluation import SETS, EvaluationResult, evaluate
 from hero.evaluation.stored import people_said
 from hero.ids import prompts_in_turn
@@ -21,7 +21,9 @@ from hero.noise import InitialNoise, fresh_noise, make_noise
 from hero.policies import load_policy
 from hero.progress import OnImages
 from hero.rollout import draw_images
-from hero.run import RunDirectory, read_images
+from hero.run import RunDirectory
+from hero.run.directory import RESULT_FILE
+from hero.run.finished import FinishedRun
 from hero.run.state import remembered
 from hero.seeding import Stage
 from hero.tasks import TASKS
@@ -35,7 +37,7 @@ class TrainedRun:
     Attributes:
         policy: the model with the run's LoRA.
         refined: the refined initial noise; None where the method has none or no best image is known yet.
-        history: one dict per finished round, the lines of metrics.jsonl.
+        history: one dict per finished round, as of that checkpoint.
 
     Raises:
         RunError: there is no run in `path`, or none of its rounds is finished.
@@ -43,11 +45,10 @@ class TrainedRun:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.directory = RunDirectory.open(path)
-        self.config = self.directory.config
-        checkpoint = self.directory.load_checkpoint("told")
-        if checkpoint is None:
-            raise RunError(f"{path} holds no checkpoint yet; run `hero resume {path}` first")
+        self.path = Path(path)
+        finished = FinishedRun(path)
+        self.config = finished.config
+        checkpoint = finished.checkpoint()
         self.history: list[dict[str, Any]] = checkpoint.state["history"]
         self.policy = load_policy(self.config)
         self.policy.load_state_dict(checkpoint.tensors["lora"])
@@ -68,21 +69,25 @@ class TrainedRun:
         images: int | None = None,
         prompts: Sequence[str] | None = None,
         base_of: Path | None = None,
+        out: Path | None = None,
         progress: OnImages | None = None,
     ) -> EvaluationResult:
-        """Measures success, diversity and drift; writes evaluation/result.json and the images beside it.
+        """Measures success, diversity and drift; writes result.json and the images beside it.
 
         Args:
             images, prompts: see `hero.evaluation.evaluate`.
             base_of: another run on the same model, prompts and settings, evaluated on as many images: its images of
                 the base model are taken, which would be drawn the same.
+            out: the folder to write into; None: evaluation/ in the run.
             progress: told of the images as they are drawn.
         """
         started = time.monotonic()
+        finished = FinishedRun(self.path, evaluation=out)
+        folder = RunDirectory(finished.evaluation_folder, self.config)
         base = None
         if base_of is not None:
-            folder = base_of / "evaluation"
-            base = {name: read_images(folder / name) for name in ("base", "unrelated_base")}
+            other = FinishedRun(base_of)
+            base = {name: other.evaluated_images(name) for name in ("base", "unrelated_base")}
         result, sets = evaluate(
             self.policy,
             TASKS.get(self.config.task.name),
@@ -98,9 +103,9 @@ class TrainedRun:
         seconds = {"seconds_training": training, "seconds_evaluating": time.monotonic() - started}
         result = dataclasses.replace(result, details={**result.details, **seconds})
         for name in (*SETS, "unrelated_base", "unrelated_tuned"):  # those of an earlier evaluation do not stay
-            self.directory.write_images_under(f"evaluation/{name}", sets.get(name, ()))
-        result = dataclasses.replace(result, people=people_said(self.directory, result.to_dict()))
-        self.directory.write_text("evaluation/result.json", json.dumps(result.to_dict(), indent=1) + "\n")
+            folder.write_images_under(name, sets.get(name, ()))
+        result = dataclasses.replace(result, people=people_said(finished, result.to_dict()))
+        folder.write_text(RESULT_FILE, json.dumps(result.to_dict(), indent=1) + "\n")
         return result
 
     def generate(
@@ -159,7 +164,7 @@ class TrainedRun:
             raise ConfigError(f"unknown noise {name!r}; known: fresh, refined")
         if self.refined is None or not self.refined.knows(prompts):
             raise ConfigError(
-                f"the run in {self.directory.path} has no refined noise for these prompts; use fresh noise, or the "
+                f"the run in {self.path} has no refined noise for these prompts; use fresh noise, or the "
                 f"prompts it was trained on: {', '.join(map(repr, self.config.task.prompts))}"
             )
         return self.refined.sample(wanted, shape, seed=seed, round_=0, stage=stage)

@@ -333,7 +333,7 @@ class Tuner:
     def _attach(self, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
         self.config = directory.config
         self.directory = directory
-        self.store = LabelStore(directory.config.evaluator.store or directory.path / "feedback.db")
+        self.store = LabelStore(directory.labels_at)
         self.learner = Learner(directory.config, directory, policy, workers)
         self._asked = None
         self._asked_at = time.monotonic()

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from hero.errors import RunError
+from hero.run.finished import FinishedRun
 
 __all__ = ["before_after"]
 
@@ -47,11 +47,11 @@ def before_after(runs: Sequence[Path], columns: int = 12, *, sets: Sequence[str]
 
 
 def _block(run: Path, columns: int, wanted: Sequence[tuple[str, str]], tile: int) -> Image.Image:
-    path = run / "evaluation" / "result.json"
-    if not path.is_file():
+    finished = FinishedRun(run)
+    result = finished.evaluation
+    if result is None:
         raise RunError(f"{run} has no evaluation; run `hero evaluate {run}` first")
-    result = json.loads(path.read_text(encoding="utf-8"))
-    rows = [(name, title) for name, title in wanted if (run / "evaluation" / name).is_dir()]
+    rows = [(name, title) for name, title in wanted if finished.evaluated(name)]
     block = Image.new("RGB", (columns * (tile + _GAP) + _GAP, len(rows) * (tile + _LABEL + 2 * _GAP) + _GAP), _PAPER)
     draw = ImageDraw.Draw(block)
     font = ImageFont.load_default(size=14)
@@ -62,7 +62,7 @@ def _block(run: Path, columns: int, wanted: Sequence[tuple[str, str]], tile: int
         draw.text((_GAP, top + 2), f"{result['task']} · {title}{share}", fill=_INK, font=font)
         verdicts = result["details"]["verdicts"].get(name)
         for column in range(columns):
-            with Image.open(run / "evaluation" / name / f"{column:04d}.png") as image:
+            with Image.open(finished.evaluated(name)[column]) as image:
                 picture = image.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
             left, upper = _GAP + column * (tile + _GAP), top + _LABEL
             block.paste(picture, (left, upper))

@@ -28,7 +28,7 @@ from hero.evaluation import wilson_interval
 from hero.evaluation.stored import stored_evaluation
 from hero.evaluators import make_evaluator
 from hero.methods import configure
-from hero.run import RunDirectory
+from hero.run.finished import FinishedRun
 from hero.trained import TrainedRun
 from hero.tuner import Tuner
 
@@ -170,7 +170,7 @@ class _Run:
         config = configure(self.task, method=self.method, seed=self.seed, settings=self.settings)
         resumed = (self.folder / "config.toml").is_file()
         if resumed:
-            there = RunDirectory.open(self.folder)
+            there = FinishedRun(self.folder)
             if there.config != config:
                 raise RunError(f"{self.folder} was run with other settings; give them again, or choose another --out")
             done = stored_evaluation(there, self.images)
@@ -184,11 +184,12 @@ class _Run:
         """An evaluated run that drew the base model's images as this one would: every seed and method does."""
         drawn_with = {"model", "sampling", "evaluation", "task"}
         for folder in sorted((self.out / "runs").glob(f"{self.task}-*-s*")):
-            if (folder / "evaluation" / "result.json").is_file():
-                other = RunDirectory.open(folder)
-                same = other.config.model_dump(include=drawn_with) == config.model_dump(include=drawn_with)
-                if same and stored_evaluation(other, self.images) is not None:
-                    return folder
+            if not (folder / "config.toml").is_file():  # another process has just begun it
+                continue
+            other = FinishedRun(folder)
+            same = other.config.model_dump(include=drawn_with) == config.model_dump(include=drawn_with)
+            if same and stored_evaluation(other, self.images) is not None:
+                return folder
         return None
 
 

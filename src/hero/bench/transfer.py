@@ -23,7 +23,7 @@ from hero.errors import RunError
 from hero.evaluation.stored import stored_evaluation
 from hero.ids import prompts_in_turn
 from hero.policies import Policy, load_policy
-from hero.run import RunDirectory
+from hero.run.finished import FinishedRun
 from hero.tasks import TASKS, Task, judged_tasks
 from hero.trained import TrainedRun
 
@@ -91,7 +91,7 @@ def measure_transfer(
         )
     for name in runs.keys() - complete.keys():
         report(f"{name}: left out, not all of its runs {wanted} are there and evaluated")
-    configs = {folder: RunDirectory.open(folder).config for folders in complete.values() for folder in folders}
+    configs = {folder: FinishedRun(folder).config for folders in complete.values() for folder in folders}
     first, config = next(iter(configs.items()))
     for folder, other in configs.items():
         if _drawn_with(other) != _drawn_with(config):
@@ -129,11 +129,10 @@ def measure_transfer(
 
 def _is_evaluated(folder: Path) -> bool:
     """Whether the run is there, and its evaluation is of its newest round."""
-    path = folder / "evaluation" / "result.json"
-    if not path.is_file():
+    if not (folder / "config.toml").is_file():
         return False
-    images = json.loads(path.read_text(encoding="utf-8"))["images"]
-    return stored_evaluation(RunDirectory.open(folder), images) is not None
+    run = FinishedRun(folder)
+    return run.evaluation is not None and stored_evaluation(run, run.evaluation["images"]) is not None
 
 
 def _drawn_with(config: Config) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def _drawn_with(config: Config) -> dict[str, Any]:
 
 def _question(config: Config, images: int, folder: Path | None) -> dict[str, Any]:
     """All that stored verdicts depend on; they are of use only as long as it is the same."""
-    weights = folder / "lora" / "pytorch_lora_weights.safetensors" if folder else None
+    weights = FinishedRun(folder).lora_file if folder else None
     return {
         **_drawn_with(config),
         "images": images,

@@ -15,6 +15,7 @@ from hero.cli.app import interruptible, print_json
 from hero.cli.options import FAREWELL, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
 from hero.console import progress_bar, quiet_libraries, say, success_lines
 from hero.errors import RunError
+from hero.run.directory import EVALUATION
 
 if TYPE_CHECKING:
     from hero.evaluation.people import BlindDesk
@@ -45,19 +46,23 @@ def evaluate(
             metavar="WHO", help="Who judges: oracle (the task's judge); blind: web, module:callable or a reward model."
         ),
     ] = "oracle",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder to write into; default: evaluation/ in the run.")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = None,
     no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a run against its base model: success, diversity, drift. Writes evaluation/ in the run."""
+    """Measure a run against its base model: success, diversity, drift."""
     prompts = not_empty(prompt)
     console = Console(stderr=as_json)
     if evaluator == "oracle":
-        result = measure(_load_trained(run), console, images=images, prompts=prompts)
+        result = measure(_load_trained(run), console, images=images, prompts=prompts, out=out)
     else:
-        with interruptible(run, f"hero evaluate {run} --evaluator {evaluator}"):
-            desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts)
+        again = f"hero evaluate {run} --evaluator {evaluator}{'' if out is None else f' --out {out}'}"
+        with interruptible(run, again):
+            desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts, out=out)
             if evaluator == "web":
                 result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser)
             else:
@@ -65,7 +70,7 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        say(console, *success_lines(result), f"images   {run / 'evaluation'}")
+        say(console, *success_lines(result), f"images   {out or run / EVALUATION}")
 
 
 def generate(
@@ -103,11 +108,16 @@ def generate(
     say(console, f"{images} images   {out}")
 
 
-def report(run: Run) -> None:
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write; default: report.html in the run.")
+    ] = None,
+) -> None:
     """Write the run's report anew: one HTML file that opens without a server or network."""
     from hero.report import write_report
 
-    say(Console(), str(write_report(run)))
+    say(Console(), str(write_report(run, out)))
 
 
 def measure(
@@ -116,6 +126,7 @@ def measure(
     *,
     images: int | None = None,
     prompts: list[str] | None = None,
+    out: Path | None = None,
     heard: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     count = images or trained.config.evaluation.images
@@ -128,27 +139,33 @@ def measure(
             if heard is not None:
                 heard(done, total)
 
-        result = trained.evaluate(images=images, prompts=prompts, progress=progress)
+        result = trained.evaluate(images=images, prompts=prompts, out=out, progress=progress)
     return result.to_dict()
 
 
 def _blind_desk(
-    run: Path, evaluator: str, console: Console, *, images: int | None, prompts: list[str] | None
+    run: Path,
+    evaluator: str,
+    console: Console,
+    *,
+    images: int | None,
+    prompts: list[str] | None,
+    out: Path | None,
 ) -> BlindDesk:
     """The desk for `evaluator`; draws what is not drawn yet."""
     from hero.evaluators import check_can_judge
-    from hero.run import RunDirectory
+    from hero.run.finished import FinishedRun
 
-    directory = RunDirectory.open(run)
-    check_can_judge(evaluator, directory.config)
+    finished = FinishedRun(run, evaluation=out)
+    check_can_judge(evaluator, finished.config)
     quiet_libraries()
     from hero.evaluation.people import PEOPLE_IMAGES, BlindDesk
     from hero.evaluation.stored import stored_evaluation
 
     count = images or PEOPLE_IMAGES
-    if stored_evaluation(directory, count, prompts) is None:
-        measure(_load_trained(run), console, images=count, prompts=prompts)
-    return BlindDesk(directory, evaluator, count)
+    if stored_evaluation(finished, count, prompts) is None:
+        measure(_load_trained(run), console, images=count, prompts=prompts, out=out)
+    return BlindDesk(finished, evaluator, count)
 
 
 def _judge_here(desk: BlindDesk, evaluator: str, console: Console) -> dict[str, Any]:

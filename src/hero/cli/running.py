@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -66,12 +65,12 @@ def people_at(
     """The people at the page of `run`, which is served within."""
     from hero.feedback import LabelStore
     from hero.people.evaluator import People
+    from hero.run import RunDirectory
     from hero.web.process import page_served
 
-    shared = config.evaluator.store
     with (
-        LabelStore(shared or run / "feedback.db") as store,
-        page_served(run, shared, host=host, port=port, browser=browser) as page,
+        LabelStore(RunDirectory(run, config).labels_at) as store,
+        page_served(run, config.evaluator.store, host=host, port=port, browser=browser) as page,
     ):
         say(console, f"label at {page.address}")
         yield People(store, config.evaluator)
@@ -131,35 +130,27 @@ def finish(
         say(console, f"stopped, everything is saved; `hero resume {run}` goes on from here")
         return
     from hero.report import write_report
+    from hero.run.directory import METRICS_FILE, REPORT_FILE
+    from hero.run.finished import FinishedRun
     from hero.trained import TrainedRun
 
-    result = None
+    finished, result = FinishedRun(run), None
     if config.evaluation.after_training:
         heard = None if people is None else people.evaluating
-        result = _evaluation_of(run, labels=history[-1].labels) or measure(TrainedRun(run), console, heard=heard)
+        result = finished.current_evaluation or measure(TrainedRun(run), console, heard=heard)
         write_report(run)
     if people is not None:
         people.say("stopped", message=f"The run has ended; `hero resume {run} --rounds {2 * len(history)}` goes on.")
     if not as_json:
         say(console, *closing_lines(run, len(history), result))
         return
-    report_file = run / "report.html"
     print_json(
         {
             "run": str(run),
-            "lora": str(run / "lora" / "pytorch_lora_weights.safetensors"),
-            "metrics": str(run / "metrics.jsonl"),
-            "report": str(report_file) if report_file.is_file() else None,
+            "lora": str(finished.lora_file),
+            "metrics": str(run / METRICS_FILE),
+            "report": str(report_file) if (report_file := run / REPORT_FILE).is_file() else None,
             "rounds": [stats.to_dict() for stats in history],
             "evaluation": result,
         }
     )
-
-
-def _evaluation_of(run: Path, labels: int) -> dict[str, Any] | None:
-    """The evaluation on disk if it is of the model as it is after `labels` labels."""
-    try:
-        result: dict[str, Any] = json.loads((run / "evaluation" / "result.json").read_text(encoding="utf-8"))
-        return result if result["labels"] == labels else None
-    except (OSError, ValueError, KeyError):
-        return None

@@ -18,7 +18,7 @@ from PIL import Image
 from hero.errors import RunError
 from hero.evaluation.result import SETS
 from hero.ids import blind_id
-from hero.run import RunDirectory
+from hero.run.finished import FinishedRun
 from hero.seeding import Stage, derive_seed
 from hero.types import ImageBatch, ImageId
 
@@ -49,8 +49,8 @@ class BlindPlan:
         RunError: `run` holds no evaluation with that many images.
     """
 
-    def __init__(self, run: RunDirectory, result: Mapping[str, Any], images: int) -> None:
-        self._folder = run.path / "evaluation"
+    def __init__(self, run: FinishedRun, result: Mapping[str, Any], images: int) -> None:
+        self._folder = run.evaluation_folder
         prompts: Sequence[str] = result["details"]["prompts"][:images]
         self.images = images
         self.sets = tuple(name for name in SETS if self._path(name, 0).is_file())

@@ -12,11 +12,13 @@ from typing import Any, Self
 
 from hero.errors import FeedbackError, RunError
 from hero.evaluation.blind import BlindPlan
-from hero.evaluation.stored import DESK, QUESTION, VERDICTS, agreement_figures, people_said, read_json
+from hero.evaluation.stored import DESK, QUESTION, VERDICTS, agreement_figures, people_said
 from hero.evaluators.protocols import Evaluator, LiveEvaluator, ask_about, evaluator_name
 from hero.feedback.agreement import measure_agreement
 from hero.feedback.store import LabelStore
 from hero.run import RunDirectory
+from hero.run.directory import RESULT_FILE, STORE_FILE
+from hero.run.finished import FinishedRun, read_json
 from hero.tasks import TASKS
 from hero.types import Answer, Feedback, ImageBatch, Verdict
 
@@ -45,18 +47,18 @@ class BlindDesk:
         RunError: `run` holds no evaluation of that many images.
     """
 
-    def __init__(self, run: RunDirectory, judge: str, images: int = PEOPLE_IMAGES) -> None:
+    def __init__(self, run: FinishedRun, judge: str, images: int = PEOPLE_IMAGES) -> None:
         self.config = run.config
         self._run = run
         self._judge = judge
-        result = read_json(run.path / "evaluation" / "result.json")
+        result = run.evaluation
         if result is None:
             raise RunError(f"{run.path} holds no evaluation; run `hero evaluate {run.path}`")
         self._result = result
         self._plan = BlindPlan(run, result, images)
         self._desk = _open_desk(run, self._plan, judge)
         self.path = self._desk.path
-        self.store = LabelStore(self.path / "feedback.db")
+        self.store = LabelStore(self.path / STORE_FILE)
         self.rounds = len(self._plan.rounds)
 
     def judge(
@@ -93,7 +95,8 @@ class BlindDesk:
         }
         self._desk.write_text(VERDICTS, json.dumps(said, indent=1) + "\n")
         complete = {**self._result, "people": people_said(self._run, self._result)}
-        self._run.write_text("evaluation/result.json", json.dumps(complete, indent=1) + "\n")
+        folder = RunDirectory(self._run.evaluation_folder, self.config)
+        folder.write_text(RESULT_FILE, json.dumps(complete, indent=1) + "\n")
         return complete
 
     def _ask(self, evaluator: Evaluator | LiveEvaluator, batch: ImageBatch) -> Feedback:
@@ -116,7 +119,7 @@ class BlindDesk:
         config = self.config
         task = TASKS.get(config.task.name)
         return {
-            "name": self._run.path.resolve().name,
+            "name": self._run.name,
             "mode": "evaluation",
             "task": config.task.name,
             "criterion": self._criterion(),
@@ -149,9 +152,9 @@ class BlindDesk:
         self.close()
 
 
-def _open_desk(run: RunDirectory, plan: BlindPlan, judge: str) -> RunDirectory:
+def _open_desk(run: FinishedRun, plan: BlindPlan, judge: str) -> RunDirectory:
     """The desk of an interrupted evaluation if it asks the same; any other one is moved aside, its labels are kept."""
-    folder = run.path / DESK
+    folder = run.evaluation_folder / DESK
     question = {"judge": judge, "images": plan.images, "fingerprint": plan.fingerprint()}
     unfinished = not (folder / VERDICTS).is_file()
     if folder.exists() and not (unfinished and read_json(folder / QUESTION) == question):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hero.errors import RunError
@@ -13,40 +11,33 @@ from hero.evaluation.intervals import Measured
 from hero.evaluation.result import SETS
 from hero.feedback.agreement import Agreement, measure_agreement
 from hero.ids import prompts_in_turn
-from hero.run import RunDirectory
+from hero.run.finished import FinishedRun, read_json
 from hero.types import Feedback, Verdict
 
-__all__ = ["DESK", "QUESTION", "VERDICTS", "agreement_figures", "people_said", "read_json", "stored_evaluation"]
+__all__ = ["DESK", "QUESTION", "VERDICTS", "agreement_figures", "people_said", "stored_evaluation"]
 
-DESK = "evaluation/people"
-"""The desk of a blind evaluation, within the run: its labels and the images as they were shown."""
+DESK = "people"
+"""The desk of a blind evaluation, within its folder: its labels and the images as they were shown."""
 
 QUESTION, VERDICTS = "question.json", "verdicts.json"
 """Files of the desk: what is asked, and once everything is answered, what was said of which set."""
 
 
-def stored_evaluation(run: RunDirectory, images: int, prompts: Sequence[str] | None = None) -> dict[str, Any] | None:
+def stored_evaluation(run: FinishedRun, images: int, prompts: Sequence[str] | None = None) -> dict[str, Any] | None:
     """The evaluation on disk, if it is of the run as it is now and has `images` images a set of these prompts."""
-    result = read_json(run.path / "evaluation" / "result.json")
-    metrics = run.path / "metrics.jsonl"
-    if result is None or not metrics.is_file():
-        return None
-    asked = prompts or run.config.task.prompts
-    details, sampling = result["details"], run.config.sampling
-    now = {
-        "labels": json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])["labels"],
-        "seed": run.config.evaluation.seed,
-        "sampler": sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
-        "prompts": prompts_in_turn(asked, images),
-    }
-    found = {**{key: details.get(key) for key in now}, "labels": result["labels"]}
-    found["prompts"] = (details.get("prompts") or [])[:images]
-    return result if found == now else None
+    result = run.current_evaluation
+    asked = prompts_in_turn(prompts or run.config.task.prompts, images)
+    return result if result is not None and _drawn_for(result)[:images] == asked else None
 
 
-def people_said(run: RunDirectory, result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What people said of the evaluation `result`, whose images are in `run`; None if nobody judged these images."""
-    question, said = read_json(run.path / DESK / QUESTION), read_json(run.path / DESK / VERDICTS)
+def _drawn_for(result: Mapping[str, Any]) -> list[str]:
+    """The prompt of each image; none where the evaluation does not say."""
+    return list(result.get("details", {}).get("prompts") or ())
+
+
+def people_said(run: FinishedRun, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What people said of the evaluation `result`, whose images are there; None if nobody judged these images."""
+    question, said = (read_json(run.evaluation_folder / DESK / file) for file in (QUESTION, VERDICTS))
     if question is None or said is None:
         return None
     try:
@@ -55,21 +46,6 @@ def people_said(run: RunDirectory, result: Mapping[str, Any]) -> dict[str, Any] 
     except RunError:
         return None
     return _summary(said, result)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is no file.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); remove it") from None
-    return value
 
 
 def _summary(said: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:

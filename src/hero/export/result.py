@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,12 @@ from safetensors import SafetensorError, safe_open
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, RunError
-from hero.feedback.store import LabelStore
-from hero.ids import ImageId, image_id
-from hero.run import Checkpoint, RunDirectory
+from hero.run import Checkpoint
+from hero.run.finished import FinishedRun
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 
 __all__ = ["ModelFacts", "RunResult", "read_model_facts", "read_result"]
-
-LORA = "lora/pytorch_lora_weights.safetensors"
-NOISE = "refined_noise.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class RunResult:
         evaluation: the object of evaluation/result.json if it is of this LoRA.
         best: the best image (of the first prompt that has one), or the first of the last round; None before any.
         noise_file: None where the run has no refined noise.
-        date: when the last answer was given; None before any.
+        date: when the newest label was given; None before any, and where a shared store is out of reach.
     """
 
     name: str
@@ -78,69 +74,48 @@ def read_result(path: str | Path) -> RunResult:
     Raises:
         RunError: there is no run, nothing to export yet, or its LoRA file is gone or older than its checkpoint.
     """
-    directory = RunDirectory.open(path)
-    checkpoint = directory.load_checkpoint("told")
-    if checkpoint is None:
-        raise RunError(f"{path} holds no checkpoint yet; run `hero resume {path}` first")
-    lora, component, rank, alpha = _read_lora(directory.path, checkpoint)
-    history = checkpoint.state["history"]
-    noise = directory.path / NOISE
+    run = FinishedRun(path)
+    lora, component, rank, alpha = _read_lora(run, run.checkpoint())
     return RunResult(
-        name=directory.path.resolve().name,
-        config=directory.config,
-        lora_file=directory.path / LORA,
+        name=run.name,
+        config=run.config,
+        lora_file=run.lora_file,
         lora=lora,
         component=component,
         rank=rank,
         alpha=alpha,
-        history=history,
-        evaluation=_read_evaluation(directory.path, history),
-        best=_read_best(directory, checkpoint),
-        noise_file=noise if noise.is_file() else None,
-        date=_read_date(directory.path),
+        history=[stats.to_dict() for stats in run.history],
+        evaluation=run.current_evaluation,
+        best=run.best_image,
+        noise_file=run.noise_file,
+        date=_read_date(run),
     )
 
 
-def _read_lora(run: Path, checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], str, int, float]:
-    remedy = f"`hero resume {run}` writes it again"
+def _read_lora(run: FinishedRun, checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], str, int, float]:
+    remedy = f"`hero resume {run.path}` writes it again"
     try:
-        with safe_open(run / LORA, framework="pt") as file:
+        with safe_open(run.lora_file, framework="pt") as file:
             about = json.loads(file.metadata()["lora_adapter_metadata"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"cannot read {run / LORA}: {error}; {remedy}") from None
+        raise RunError(f"cannot read {run.lora_file}: {error}; {remedy}") from None
     component = next(iter(tensors)).partition(".")[0]
     lora = {key.removeprefix(f"{component}."): value for key, value in tensors.items()}
     told = checkpoint.tensors["lora"]
     if lora.keys() != told.keys() or not all(torch.equal(lora[key], told[key]) for key in lora):
-        raise RunError(f"{run / LORA} is older than the newest checkpoint; {remedy}")
+        raise RunError(f"{run.lora_file} is older than the newest checkpoint; {remedy}")
     return lora, component, int(about[f"{component}.r"]), float(about[f"{component}.lora_alpha"])
 
 
-def _read_evaluation(run: Path, history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    try:
-        result: dict[str, Any] = json.loads((run / "evaluation" / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if history and result.get("labels") == history[-1]["labels"] else None
-
-
-def _read_best(directory: RunDirectory, checkpoint: Checkpoint) -> Image.Image | None:
-    bests: list[ImageId] = [best for _, best in sorted(checkpoint.state["best_id"].items())]
-    rounds = len(checkpoint.state["history"])
-    for name in [*bests[:1], *([image_id(rounds, 0)] if rounds else [])]:
-        try:
-            return directory.read_image(name)
-        except RunError:
-            continue
-    return None
-
-
-def _read_date(run: Path) -> datetime | None:
+def _read_date(run: FinishedRun) -> datetime | None:
     """Of the newest label, so that exporting twice gives the same bytes."""
-    with LabelStore(run / "feedback.db") as store:
-        dates = [label.created_at for label in store.labels()]
-    return max(dates).astimezone(UTC).replace(microsecond=0) if dates else None
+    try:
+        return run.newest_label
+    except RunError:
+        if not run.config.evaluator.store:
+            raise
+        return None  # whom the run was given to cannot reach the store that it shared
 
 
 def read_model_facts(config: ModelConfig, component: str) -> ModelFacts:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from hero.errors import RunError
 from hero.feedback import schema
+from hero.feedback.snapshot import snapshot
 
 __all__ = ["Database", "now"]
 
@@ -28,20 +29,27 @@ class Database:
         location: path of an SQLite file, or an SQLAlchemy URL (anything with "://").
         busy_seconds: how long to wait for another program that is writing to the SQLite file.
         upgrade: called, within the transaction that upgrades a store of version 1, after the new tables are made.
+        read_only: neither makes, upgrades nor writes it: an SQLite file is read as it is now, from a copy in memory.
 
     Raises:
         RunError: it cannot be opened, is no label store, or was written by a newer version of hero.
     """
 
-    def __init__(self, location: str | Path, busy_seconds: float, upgrade: Upgrade) -> None:
+    def __init__(self, location: str | Path, busy_seconds: float, upgrade: Upgrade, *, read_only: bool = False) -> None:
         self._busy_seconds = busy_seconds
-        self._engine = _engine(location, busy_seconds)
-        self.name = self._engine.url.render_as_string(hide_password=True) if "://" in str(location) else str(location)
+        url = _url(location)
+        self.name = url.render_as_string(hide_password=True) if "://" in str(location) else str(location)
+        self._engine = _engine(url, busy_seconds, read_only)
+        self._read_only = False
         try:
-            self._open_schema(upgrade)
+            if read_only and self._engine.dialect.name != "sqlite":
+                self._require_current(self._version())
+            else:  # a copy in memory may be upgraded
+                self._open_schema(upgrade)
         except BaseException:
             self.close()
             raise
+        self._read_only = read_only
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
@@ -49,6 +57,8 @@ class Database:
 
         A writing one takes SQLite's write lock at once, so that what it read cannot change before it writes.
         """
+        if write and self._read_only:
+            raise RunError(f"the label store {self.name} was opened to be read; nothing was stored")
         try:
             with self._engine.connect().execution_options(hero_write=write) as connection, connection.begin():
                 yield connection
@@ -76,11 +86,19 @@ class Database:
                     mine = schema.meta.c.key == "schema_version"
                     connection.execute(schema.meta.update().where(mine).values(value=_CURRENT))
             version = self._version()
-        if version != _CURRENT:
-            raise RunError(
-                f"the label store {self.name} has schema version {version}, this version of hero knows "
-                f"{_CURRENT}: upgrade hero (pip install -U hero-diffusion); the labels are untouched"
-            )
+        self._require_current(version)
+
+    def _require_current(self, version: str | None) -> None:
+        if version == _CURRENT:
+            return
+        if version is None:
+            raise RunError(f"{self.name} is not a label store yet: it is made when its run begins")
+        if version == "1":
+            raise RunError(f"the label store {self.name} has schema version 1; `hero resume` of its run upgrades it")
+        raise RunError(
+            f"the label store {self.name} has schema version {version}, this version of hero knows "
+            f"{_CURRENT}: upgrade hero (pip install -U hero-diffusion); the labels are untouched"
+        )
 
     def _version(self) -> str | None:
         """The schema version; None for an empty database."""
@@ -121,24 +139,37 @@ def _version_of(connection: sa.Connection) -> str | None:
     return connection.execute(query).scalar_one_or_none() or "unknown"
 
 
-def _engine(location: str | Path, busy_seconds: float) -> sa.Engine:
+def _url(location: str | Path) -> sa.URL:
     try:
-        is_url = "://" in str(location)
-        url = sa.make_url(str(location)) if is_url else sa.URL.create("sqlite", database=str(location))
-        if url.drivername in ("postgresql", "postgres"):
-            url = url.set(drivername="postgresql+psycopg")  # the driver that hero installs
-        if url.get_backend_name() == "sqlite":
-            engine = sa.create_engine(url, connect_args={"timeout": busy_seconds})
+        url = sa.make_url(str(location)) if "://" in str(location) else sa.URL.create("sqlite", database=str(location))
+    except ArgumentError as error:
+        raise _cannot_open(error) from None
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")  # the driver that hero installs
+    return url
+
+
+def _engine(url: sa.URL, busy_seconds: float, read_only: bool) -> sa.Engine:
+    try:
+        if url.get_backend_name() != "sqlite":  # a server may be restarted while a person thinks
+            options = {"execution_options": {"postgresql_readonly": True}} if read_only else {}
+            return sa.create_engine(url, pool_pre_ping=True, **options)
+        if read_only:
+            copy = snapshot(Path(url.database or ""))
+            engine = sa.create_engine("sqlite://", creator=lambda: copy, poolclass=sa.StaticPool)
         else:
-            engine = sa.create_engine(url, pool_pre_ping=True)  # a server may be restarted while a person thinks
+            engine = sa.create_engine(url, connect_args={"timeout": busy_seconds})
     except (ArgumentError, ModuleNotFoundError) as error:
-        raise RunError(
-            f"cannot open the label store: {error}; give a file path, or an SQLAlchemy URL whose driver is installed"
-        ) from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        raise _cannot_open(error) from None
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _cannot_open(error: Exception) -> RunError:
+    return RunError(
+        f"cannot open the label store: {error}; give a file path, or an SQLAlchemy URL whose driver is installed"
+    )
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

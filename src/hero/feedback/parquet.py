@@ -13,16 +13,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from hero.errors import ConfigError
+from hero.feedback.labelled import Labelled, Written
 from hero.ids import round_of
 from hero.types import Feedback, ImageId
-
-if TYPE_CHECKING:
-    from hero.feedback.export import Labelled
 
 __all__ = ["FILE", "pairs_of", "write_images", "write_pairs"]
 
@@ -31,8 +29,6 @@ FILE = "train-00000-of-00001.parquet"
 
 _DICTIONARY = 1 << 30
 """Bytes within which a column's repeated images are written once a round."""
-
-Written = tuple[str, int, tuple[ImageId, ...]]
 
 
 def _pyarrow() -> Any:

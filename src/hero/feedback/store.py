@@ -89,6 +89,8 @@ class LabelStore:
         location: path of an SQLite file, made if it is missing, or an SQLAlchemy URL (anything with "://"). A store of
             schema version 1 is upgraded in place; its labels stay as they are.
         busy_seconds: how long to wait for another program that is writing to the SQLite file.
+        read_only: neither makes, upgrades nor writes the store, so that it may lie where nothing can be written. An
+            SQLite file is read as it is now; labels that come later are not seen.
 
     Attributes:
         database: where it is kept; events and commands are there too (see `Channel`).
@@ -99,8 +101,10 @@ class LabelStore:
             nothing, and what was stored before stays.
     """
 
-    def __init__(self, location: str | Path = "feedback.db", *, busy_seconds: float = 30.0) -> None:
-        self.database = Database(location, busy_seconds, _answers_from_submissions)
+    def __init__(
+        self, location: str | Path = "feedback.db", *, busy_seconds: float = 30.0, read_only: bool = False
+    ) -> None:
+        self.database = Database(location, busy_seconds, _answers_from_submissions, read_only=read_only)
 
     @classmethod
     def check_free(cls, location: str | Path) -> None:

@@ -15,6 +15,7 @@ from hero.noise import fresh_noise
 from hero.people.evaluator import People, RunStopped
 from hero.people.suggestions import Suggester
 from hero.rollout import rollout
+from hero.run.directory import LORA_FILE
 from hero.seeding import Stage
 from hero.tasks import TASKS
 from hero.tuner import Tuner
@@ -126,7 +127,7 @@ class _Attended:
     def _say_run(self) -> None:
         config, run = self._tuner.config, self._tuner.directory.path
         task = TASKS.get(config.task.name)
-        lora = run / "lora" / "pytorch_lora_weights.safetensors"
+        lora = run / LORA_FILE
         body = {
             "name": run.resolve().name,
             "mode": "train",

@@ -12,17 +12,19 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import hero
+from hero.errors import RunError
 from hero.report.contents import RunContents
 from hero.report.words import duration, percent
+from hero.run.directory import REPORT_FILE
 
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` into `run_dir` and returns its path.
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Writes the report of `run_dir` as the file `out`, or else as its `report.html`; returns its path.
 
     Raises:
-        RunError: `run_dir` holds no config.toml, or one of its files cannot be read.
+        RunError: `run_dir` holds no config.toml, one of its files cannot be read, or the report cannot be written.
     """
     run = RunContents(Path(run_dir))
     environment = Environment(
@@ -39,8 +41,13 @@ def write_report(run_dir: Path) -> Path:
         version=hero.__version__,
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
     )
-    target = run.folder / "report.html"
-    partial = target.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    target = run.folder / REPORT_FILE if out is None else Path(out)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"cannot write {target}: {error}; name another file with --out") from error
     return target

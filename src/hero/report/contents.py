@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
-from hero.report.outcome import BlindFigures, Tile, finding, people_of, tiles_of
+from hero.report.outcome import BlindFigures, Tile, finding, outdated, people_of, tiles_of
 from hero.report.pictures import Pair, Picture, data_uri, open_image
 from hero.report.rounds import Round, rounds_of
 from hero.report.settings import Setting, settings, snippet
+from hero.run.finished import FinishedRun
 from hero.tasks import TASKS
 from hero.types import RoundStats
 
@@ -30,37 +29,23 @@ class RunContents:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / "config.toml").is_file():
-            raise RunError(f"{folder} is not a run directory: it holds no config.toml; give one that `hero train` made")
-        self.config: Config = load_run_config(folder / "config.toml")
+        self._run = FinishedRun(folder)
+        self.config = self._run.config
+        self._unreachable = ""
 
     @property
     def name(self) -> str:
         """How commands name the run: the path as given; of an absolute one its last part."""
-        return self.folder.resolve().name if self.folder.is_absolute() else self.folder.as_posix()
+        return self._run.name if self.folder.is_absolute() else self.folder.as_posix()
 
     @cached_property
     def stats(self) -> list[RoundStats]:
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        try:
-            return [RoundStats.from_dict(json.loads(line)) for line in lines if line.strip()]
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path} cannot be read ({error}); restore it, or remove the broken line") from None
+        return self._run.history
 
     @cached_property
     def evaluation(self) -> dict[str, Any] | None:
         """The object of `hero evaluate --json`, if the run was evaluated."""
-        path = self.folder / "evaluation" / "result.json"
-        if not path.is_file():
-            return None
-        try:
-            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path} cannot be read ({error}); `hero evaluate` writes it anew") from None
-        return result
+        return self._run.evaluation
 
     @property
     def details(self) -> dict[str, Any]:
@@ -92,8 +77,20 @@ class RunContents:
     def finding(self) -> str:
         """The headline, by the task's judge; by people where there is none."""
         if not self.tiles and self.people is not None:
-            return finding(self.people.tiles, self.labels, who=self.people.who)
-        return finding(self.tiles, self.labels)
+            return finding(self.people.tiles, self._measured_at, who=self.people.who)
+        return finding(self.tiles, self._measured_at)
+
+    @property
+    def _measured_at(self) -> int:
+        """Labels spent when the run was evaluated: what its figures are to be read with."""
+        return 0 if self.evaluation is None else int(self.evaluation["labels"])
+
+    @property
+    def outdated(self) -> str:
+        """How the evaluation is not of the run as it is now; "" where it is, or without one."""
+        if self.evaluation is None or self._run.is_current(self.evaluation):
+            return ""
+        return outdated(self._measured_at, self.labels)
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -123,7 +120,7 @@ class RunContents:
         return [picture for picture in found if picture is not None]
 
     def _evaluated(self, name: str, index: int, what: str) -> Picture | None:
-        path = self.folder / "evaluation" / name / f"{index:04d}.png"
+        path = self._run.evaluation_folder / name / f"{index:04d}.png"
         if not path.is_file():
             return None
         marks = self.details.get("verdicts", {}).get(name)
@@ -135,11 +132,25 @@ class RunContents:
     @cached_property
     def rounds(self) -> list[Round]:
         """Every round with its images, small enough that all of them fit into the file."""
-        path = self.folder / "feedback.db"
-        if not path.is_file():
+        if self._labels is None:
             return rounds_of(self.folder, self.stats, None)
-        with LabelStore(path) as store:
-            return rounds_of(self.folder, self.stats, store)
+        with self._labels:
+            return rounds_of(self.folder, self.stats, self._labels)
+
+    @cached_property
+    def _labels(self) -> LabelStore | None:
+        try:
+            return self._run.label_store()
+        except RunError as error:
+            if not self.config.evaluator.store:
+                raise
+            self._unreachable = str(error)  # a shared store need not be within reach of whom the run was given to
+            return None
+
+    @property
+    def labels_unreachable(self) -> str:
+        """Why the shared label store cannot be read; "" where it can, or where the labels are in the run."""
+        return self._unreachable if self._labels is None else ""
 
     @cached_property
     def charts(self) -> list[Chart]:
@@ -167,12 +178,12 @@ class RunContents:
     @property
     def lora(self) -> str:
         """Size of the LoRA file in words; "" if there is none."""
-        path = self.folder / "lora" / "pytorch_lora_weights.safetensors"
+        path = self._run.lora_file
         return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
 
     @property
     def has_refined_noise(self) -> bool:
-        return (self.folder / "refined_noise.safetensors").is_file()
+        return self._run.noise_file is not None
 
     @property
     def snippet(self) -> str:

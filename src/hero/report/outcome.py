@@ -8,7 +8,7 @@ from typing import Any
 
 from hero.report.words import percent
 
-__all__ = ["BlindFigures", "Tile", "finding", "people_of", "tiles_of"]
+__all__ = ["BlindFigures", "Tile", "finding", "outdated", "people_of", "tiles_of"]
 
 _SETS = {
     "base": ("Base model", "fresh noise"),
@@ -87,3 +87,12 @@ def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:
     if max(before.low, after.low) <= min(before.high, after.high):
         text += " The two intervals overlap: measure on more images before relying on the difference."
     return text
+
+
+def outdated(measured_at: int, labels: int) -> str:
+    """How an evaluation after `measured_at` labels is not of a run that has spent `labels`, as its model is now."""
+    if measured_at < labels:
+        return f"These figures are of the model after {measured_at} labels; it has learnt from {labels} since."
+    if measured_at > labels:
+        return f"These figures are of a model after {measured_at} labels; this run has spent {labels}."
+    return "These figures were measured with another sampler or seed than the run’s settings now name."

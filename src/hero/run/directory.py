@@ -26,8 +26,30 @@ from hero.ids import ImageId, round_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "CheckpointKind", "RunDirectory", "image_file", "read_images"]
+__all__ = [
+    "EVALUATION",
+    "LORA_FILE",
+    "METRICS_FILE",
+    "NOISE_FILE",
+    "REPORT_FILE",
+    "RESULT_FILE",
+    "STORE_FILE",
+    "Checkpoint",
+    "CheckpointKind",
+    "RunDirectory",
+    "image_file",
+    "read_images",
+]
 
+METRICS_FILE = "metrics.jsonl"
+STORE_FILE = "feedback.db"
+LORA_FILE = "lora/pytorch_lora_weights.safetensors"
+NOISE_FILE = "refined_noise.safetensors"
+REPORT_FILE = "report.html"
+EVALUATION = "evaluation"
+"""The folder of an evaluation, unless it is to be elsewhere."""
+RESULT_FILE = "result.json"
+"""What it found, within that folder."""
 _FORMAT = 2
 _BEFORE_CONFIG = {".lock", ".config.toml.partial"}
 """What is left of a run that was killed before it had a config.toml."""
@@ -157,9 +179,14 @@ class RunDirectory:
                 os.replace(file, target / file.name)
             beside.rmdir()
 
+    @property
+    def labels_at(self) -> str | Path:
+        """Where the run's labels are kept: its own file, or the store that it shares."""
+        return self.config.evaluator.store or self.path / STORE_FILE
+
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Writes metrics.jsonl anew: one line per finished round."""
-        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        self.write_text(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_images(self, images: Mapping[ImageId, Image.Image]) -> None:
         """Writes images as PNG files named by id, in the folders of their rounds."""
@@ -237,6 +264,20 @@ class RunDirectory:
         """
         from safetensors.torch import load_file
 
+        return self._newest_checkpoint(kind, round_, load_file)
+
+    def load_state(self, kind: CheckpointKind) -> dict[str, Any] | None:
+        """`state` of the newest checkpoint of `kind`, without its tensors and without torch; None where there is none.
+
+        Raises:
+            RunError: as for `load_checkpoint`.
+        """
+        newest = self._newest_checkpoint(kind, None, lambda _: {})
+        return None if newest is None else newest.state
+
+    def _newest_checkpoint(
+        self, kind: CheckpointKind, round_: int | None, load_file: Callable[[Path], dict[str, torch.Tensor]]
+    ) -> Checkpoint | None:
         wanted = f"-{kind}" if round_ is None else f"{round_:04d}-{kind}"
         folders = [folder for folder in self._checkpoint_folders() if folder.name.endswith(wanted)]
         problem = ""

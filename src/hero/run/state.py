@@ -24,6 +24,7 @@ from hero.policies import Conditioning, Policy, load_policy
 from hero.reward import Reward, RewardContext, make_reward
 from hero.rollout import draw
 from hero.run import Checkpoint, RunDirectory
+from hero.run.directory import NOISE_FILE
 from hero.run.trackers import Trackers
 from hero.selection import make_selector
 from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
@@ -163,7 +164,7 @@ class Learner:
         self.directory.write_metrics([stats.to_dict() for stats in self.history])
         self.directory.write_folder("lora", self.policy.save_lora)
         if self.noise.fitted:
-            self.directory.write_file("refined_noise.safetensors", self.noise.save)
+            self.directory.write_file(NOISE_FILE, self.noise.save)
         self.trackers.publish(self.history)
 
     def save_asked(self, asked: Asked) -> None:

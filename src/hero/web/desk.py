@@ -10,6 +10,7 @@ from hero import __version__
 from hero.errors import RunError
 from hero.feedback.channel import Channel
 from hero.feedback.store import Draft, LabelStore
+from hero.run.directory import STORE_FILE
 from hero.types import Feedback
 from hero.web.errors import ApiError
 from hero.web.images import Images
@@ -48,7 +49,7 @@ class Desk:
     def __init__(self, folder: Path, store: str | None = None) -> None:
         if not folder.is_dir():
             raise RunError(f"{folder} is not a folder; give a run directory, or a folder that holds rounds/")
-        self.store = LabelStore(store or folder / "feedback.db")
+        self.store = LabelStore(store or folder / STORE_FILE)
         self.channel = Channel(self.store)
         self.view = View(self.store)
         self.images = Images(folder, self.view.knows)

@@ -1,0 +1,90 @@
+"""The labels of a run with what they speak of: prompts and images. What an export is written from.
+
+Reads files and the store alone; no model, no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from hero.errors import RunError
+from hero.feedback import schema
+from hero.ids import index_of, prompt_index_of
+from hero.run import image_file
+from hero.run.finished import FinishedRun
+from hero.types import Answer, Feedback, ImageId
+
+__all__ = ["Labelled", "Written"]
+
+Written = tuple[str, int, tuple[ImageId, ...]]
+"""(file, rows, images that were gone)"""
+
+
+class Labelled:
+    """The labels of the run in `folder` with what they speak of.
+
+    Args:
+        folder: the run.
+
+    Raises:
+        RunError: there is no run in `folder`, or it has no labels.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        run = FinishedRun(folder)
+        self.folder = folder
+        self.config = run.config
+        store = run.label_store()
+        if store is None:
+            raise RunError(f"{folder} holds no labels: there is no feedback.db in it")
+        self.store = store
+
+    @cached_property
+    def rounds(self) -> tuple[int, ...]:
+        """Rounds with a mark, ascending."""
+        query = sa.select(schema.labels.c.round).distinct().order_by(schema.labels.c.round)
+        with self.store.database.transaction(write=False) as connection:
+            return tuple(connection.execute(query).scalars())
+
+    @cached_property
+    def submissions(self) -> list[dict[str, Any]]:
+        """Round, evaluator, seconds and created_at (ISO 8601) of every submission, oldest first."""
+        return self._rows(schema.submissions)
+
+    @cached_property
+    def answers(self) -> list[dict[str, Any]]:
+        """Round, feedback, evaluators, rule and created_at of what each round was learnt from."""
+        return [
+            {**row, "feedback": json.loads(row["feedback"]), "evaluators": json.loads(row["evaluators"])}
+            for row in self._rows(schema.answers)
+        ]
+
+    def _rows(self, table: sa.Table) -> list[dict[str, Any]]:
+        query = sa.select(*(column for column in table.c if column.name != "id")).order_by(table.c.id)
+        with self.store.database.transaction(write=False) as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def given(self, round_: int) -> dict[str, Feedback]:
+        """Evaluator → what they said of `round_` in the end, submitted or not."""
+        return {p.name: self.store.given(round_, p.name) for p in self.store.progress(round_)}
+
+    def answer(self, round_: int) -> Answer | None:
+        """What `round_` was learnt from."""
+        return self.store.answer(round_)
+
+    def prompt(self, image: ImageId) -> str:
+        """The prompt of an image: image i of any round has prompt i modulo the number of prompts."""
+        prompts = self.config.task.prompts
+        return prompts[prompt_index_of(index_of(image), len(prompts))]
+
+    def image_file(self, image: ImageId) -> Path:
+        """Where the image lies in the run; it may be gone."""
+        return image_file(self.folder, image)
+
+    def close(self) -> None:
+        self.store.close()

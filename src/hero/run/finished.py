@@ -1,0 +1,193 @@
+"""A run as those read it who do not train it: its figures, its evaluation, its labels, the files it left.
+
+The one reader of these files: whoever reports, exports or measures asks here. Reading writes nothing, so that the
+folder may be one that cannot be written. Loads no torch until the tensors of a checkpoint are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hero.config import Config
+from hero.errors import RunError
+from hero.feedback.store import LabelStore
+from hero.ids import image_id
+from hero.run.directory import (
+    EVALUATION,
+    LORA_FILE,
+    METRICS_FILE,
+    NOISE_FILE,
+    RESULT_FILE,
+    STORE_FILE,
+    Checkpoint,
+    RunDirectory,
+    read_images,
+)
+from hero.types import RoundStats
+
+__all__ = ["FinishedRun", "read_json"]
+
+
+class FinishedRun:
+    """The run in `path`, as far as it has come; everything is read anew when it is asked for.
+
+    Args:
+        path: the run directory.
+        evaluation: the folder of its evaluation, where that is not in the run.
+
+    Attributes:
+        path: as given.
+        directory: the same, as it is written.
+        config: its settings.
+        evaluation_folder: where its evaluation is, or is to be.
+
+    Raises:
+        RunError: there is no run in `path`; and from every method: a file is there but cannot be read.
+        ConfigError: its config.toml is not valid.
+    """
+
+    def __init__(self, path: str | Path, *, evaluation: str | Path | None = None) -> None:
+        self.directory = RunDirectory.open(path)
+        self.path = self.directory.path
+        self.config: Config = self.directory.config
+        self.evaluation_folder = self.path / EVALUATION if evaluation is None else Path(evaluation)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.path.resolve().name
+
+    # ------------------------------------------------------------------ figures
+
+    @property
+    def history(self) -> list[RoundStats]:
+        """The figures of every finished round: as of the newest checkpoint, or of metrics.jsonl where there is none."""
+        state = self.directory.load_state("told")
+        if state is not None:
+            return [RoundStats.from_dict(line) for line in state["history"]]
+        path = self.path / METRICS_FILE
+        if not path.is_file():
+            return []
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [RoundStats.from_dict(json.loads(line)) for line in lines if line.strip()]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path} cannot be read ({error}); restore it, or remove the broken line") from None
+
+    @property
+    def labels(self) -> int:
+        """Labels spent: every image that was shown counts one."""
+        history = self.history
+        return history[-1].labels if history else 0
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The object of `hero evaluate --json`, whatever has happened to the run since; None without one."""
+        return read_json(self.evaluation_folder / RESULT_FILE, "`hero evaluate` writes it anew")
+
+    @property
+    def current_evaluation(self) -> dict[str, Any] | None:
+        """The evaluation if it is of the run as it is now; None without one."""
+        found = self.evaluation
+        return found if found is not None and self.is_current(found) else None
+
+    def is_current(self, evaluation: dict[str, Any]) -> bool:
+        """Whether `evaluation` is of the run as it is now: of as many labels, by the same sampler, seed and prompts."""
+        sampler = self.config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"})
+        details = evaluation.get("details", {})
+        return (
+            evaluation.get("labels") == self.labels
+            and details.get("sampler", sampler) == sampler
+            and details.get("seed", self.config.evaluation.seed) == self.config.evaluation.seed
+            and tuple(details.get("drift_prompts", ())) == self.config.evaluation.drift_prompts
+        )
+
+    def evaluated(self, name: str) -> list[Path]:
+        """The images of a set of the evaluation, in order."""
+        return sorted((self.evaluation_folder / name).glob("[0-9]*.png"))
+
+    def evaluated_images(self, name: str) -> list[Image.Image]:
+        """The same, opened."""
+        return read_images(self.evaluation_folder / name)
+
+    # ------------------------------------------------------------------ labels
+
+    def label_store(self) -> LabelStore | None:
+        """What was said, to be read and closed: the run's own store or the one it shares; None where it has none.
+
+        Raises:
+            RunError: it cannot be read, or a shared one cannot be reached.
+        """
+        shared = self.config.evaluator.store
+        if not shared and not (self.path / STORE_FILE).is_file():
+            return None
+        return LabelStore(self.directory.labels_at, read_only=True)
+
+    @property
+    def newest_label(self) -> datetime | None:
+        """When the newest label was given, in UTC and whole seconds; None before any."""
+        store = self.label_store()
+        if store is None:
+            return None
+        with store:
+            dates = [label.created_at for label in store.labels()]
+        return max(dates).astimezone(UTC).replace(microsecond=0) if dates else None
+
+    # ------------------------------------------------------------------ what it has come to
+
+    @property
+    def best_image(self) -> Image.Image | None:
+        """The best image (of the first prompt that has one), or the first of the last round; None before any."""
+        history = self.history
+        if not history:
+            return None
+        for name in (*history[-1].best[:1], image_id(history[-1].round, 0)):
+            try:
+                return self.directory.read_image(name)
+            except RunError:
+                continue
+        return None
+
+    @property
+    def lora_file(self) -> Path:
+        """The LoRA in diffusers' layout; there is none before the first round."""
+        return self.path / LORA_FILE
+
+    @property
+    def noise_file(self) -> Path | None:
+        """The refined noise; None where the run has none."""
+        path = self.path / NOISE_FILE
+        return path if path.is_file() else None
+
+    def checkpoint(self) -> Checkpoint:
+        """The newest one with its tensors; loads torch.
+
+        Raises:
+            RunError: there is none yet, or none can be read.
+        """
+        checkpoint = self.directory.load_checkpoint("told")
+        if checkpoint is None:
+            raise RunError(f"{self.path} holds no checkpoint yet; run `hero resume {self.path}` first")
+        return checkpoint
+
+
+def read_json(path: Path, remedy: str = "remove it") -> dict[str, Any] | None:
+    """A JSON object; None where there is no file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} cannot be read (it holds no JSON object); {remedy}")
+    return value
