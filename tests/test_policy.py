@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,12 @@ def mean_of_step(policy: Policy, k: int = 0, n: int = 2) -> torch.Tensor:
     conditioning = policy.encode(["1 hand"]).rows(torch.zeros(n, dtype=torch.int64))
     with torch.no_grad():
         return policy.transition(latents, torch.full((n,), k), conditioning).mean
+
+
+def test_diffusers_is_imported_only_where_a_model_is_loaded() -> None:
+    """It takes seconds, and warns of what is not installed before a command can keep it quiet."""
+    code = "import sys, hero.run.state, hero.tuner; sys.exit('diffusers' in sys.modules or 'peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_fresh_lora_is_the_identity_and_can_be_switched_off(tiny_policy: Callable[..., Policy]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from PIL import Image
@@ -23,10 +23,12 @@ from hero.model_index import is_folder
 from hero.policies.adapters import Adapter, LoraAdapter
 from hero.policies.conditioning import Conditioning
 from hero.policies.layers import Pooling, channel_statistics
-from hero.policies.steps import Steps
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 from hero.transitions import Transition
+
+if TYPE_CHECKING:
+    from hero.policies.steps import Steps
 
 __all__ = [
     "FAMILIES",

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-from hero.policies.lora import ADAPTER
+__all__ = ["ADAPTER", "Adapter", "LoraAdapter", "add_adapter", "blend", "lora_parameters", "peft_name", "switch"]
 
-__all__ = ["Adapter", "LoraAdapter", "add_adapter", "blend", "lora_parameters", "peft_name", "switch"]
+ADAPTER = "default"
+"""PEFT's name of the adapter that is trained, which stands in LoRA files."""
 
 LoraAdapter = Literal["current", "old"]
 """Those that have weights."""

@@ -14,6 +14,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from hero.config import LoraConfig
 from hero.errors import ModelError
+from hero.policies.adapters import ADAPTER
 from hero.seeding import Stage, derive_seed
 
 __all__ = [
@@ -25,8 +26,6 @@ __all__ = [
     "save_lora",
     "sort_metadata",
 ]
-
-ADAPTER = "default"
 
 UNET_LAYERS: dict[str, tuple[str, ...]] = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
