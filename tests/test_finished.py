@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import hero
 from hero.cli import app
-from hero.config import load_toml, validate
+from hero.config import load_run_config
 from hero.errors import RunError
 from hero.evaluation.stored import stored_evaluation
 from hero.export import export
@@ -44,9 +44,8 @@ def share_store(run: Path) -> Path:
     shared = run.parent / "elsewhere" / "labels.db"
     shared.parent.mkdir()
     (run / "feedback.db").rename(shared)
-    config = load_toml(run / "config.toml")
-    config.setdefault("evaluator", {})["store"] = f"sqlite:///{shared}"
-    (run / "config.toml").write_text(validate(config).to_toml())
+    config = load_run_config(run / "config.toml", {"evaluator": {"store": f"sqlite:///{shared}"}})
+    (run / "config.toml").write_text(config.to_toml())
     return shared
 
 
