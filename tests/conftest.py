@@ -23,6 +23,7 @@ from hero.policies import Conditioning, Policy, load_policy
 from hero.registry import PPOSettings
 from hero.reward import Reward, RewardContext, make_reward
 from hero.tinyworld import architecture
+from hero.tinyworld.mixture import SUCCESS_SHARE
 from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import build_tokenizer
 
@@ -30,6 +31,9 @@ torch.set_num_threads(1)
 
 LONGEST = ("test_page", "test_learning", "test_train_web", "test_people", "test_distributed", "test_docs", "test_run")
 """Files that take longest, longest first: each goes to one process, and begun last they would be waited for alone."""
+
+OWN_TASKS = tuple(SUCCESS_SHARE)
+"""The tiny world's own tasks: those that its mixture of scenes is calibrated for. Others may be registered, too."""
 
 TINY: dict[str, Any] = {
     "model": {"device": "cpu", "threads": 1, "dtype": "float32", "gradient_checkpointing": False},

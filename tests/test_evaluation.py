@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hero.config import Config, overlaid, validate
+from hero.errors import ConfigError
 from hero.evaluation import (
     MIN_DIVERSITY_SAMPLE,
     SETS,
@@ -27,12 +28,15 @@ from hero.evaluation import (
     vendi_score,
     wilson_interval,
 )
+from hero.evaluation.prompts import EVERYDAY
 from hero.memory import Memory
+from hero.methods import configure
 from hero.noise import FeedbackNoise
 from hero.policies import Policy, load_policy
 from hero.tasks import get_task
 from hero.tinyworld import scenes
 from hero.tinyworld.architecture import assemble, new_text_encoder, new_unet, new_vae
+from hero.tinyworld.scenes import caption_weights
 from hero.tinyworld.vocabulary import build_tokenizer
 from hero.types import Feedback, Labelled
 
@@ -374,3 +378,25 @@ def test_evaluate_without_a_judge_measures_diversity_over_all_images(config: Con
     assert enough.diversity["tuned_fresh"] == pytest.approx(ratio)
     # Image i is the same however many are drawn.
     assert _same(few_sets["tuned_fresh"], sets["tuned_fresh"][: n - 1])
+
+
+def test_other_models_drift_on_everyday_prompts_or_on_those_that_are_named() -> None:
+    everyday = unrelated_prompts(["a fox in the snow"], model="some/model")
+    assert len(everyday) == 24
+    assert set(everyday) < set(EVERYDAY)
+    assert not any("snow" in prompt or "fox" in prompt.split() for prompt in everyday)
+    assert not set(everyday) & set(caption_weights())
+    own = ("a red door", "a fox in the rain")
+    assert unrelated_prompts(["a fox in the snow"], model="some/model", own=own) == own
+    with pytest.raises(ConfigError, match="'1 hand' is trained on; drift is measured on other prompts"):
+        configure("hand", settings={"evaluation": {"drift_prompts": ["a red door", "1 hand"]}})
+    with pytest.raises(ConfigError, match="twice"):
+        configure("hand", settings={"evaluation": {"drift_prompts": ["a red door", "a red door"]}})
+
+
+def test_drift_is_measured_on_the_run_s_own_prompts(config: Config, tuned: Policy) -> None:
+    own = validate(overlaid(config.model_dump(), {"evaluation": {"drift_prompts": ["a quiet lake", "a red door"]}}))
+    result, sets = evaluate(tuned, None, own, None, 6, images=2)
+    assert list(result.details["drift_by_prompt"]) == ["a quiet lake", "a red door"]
+    assert result.details["drift_prompts"] == ["a quiet lake", "a red door"]
+    assert len(sets["unrelated_tuned"]) == 2

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero.seeding import derive_seed, generator, normal
+import hero
+from hero.seeding import Stage, derive_seed, generator, normal
 
 keys = st.tuples(
     st.integers(0, 2**40), st.sampled_from(["noise", "step-noise"]), st.integers(0, 99), st.integers(0, 99)
 )
+
+PACKAGE = Path(hero.__file__).parent
 
 
 @settings(max_examples=50, deadline=None)
@@ -49,3 +55,51 @@ def test_draws_are_standard_normal_and_uncorrelated_between_images() -> None:
     assert abs(draws.std().item() - 1) < 0.02
     correlation = torch.corrcoef(draws) - torch.eye(16)
     assert correlation.abs().max().item() < 0.08  # 5 standard errors of 1/√4096
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+SHARED = {
+    Stage.EVALUATION_NOISE: {"hero.evaluation.measure"},
+    Stage.EVALUATION_STEP_NOISE: {"hero.evaluation.measure"},
+    Stage.IMAGE_ORDER: {"hero.update.replay", "hero.update.forward"},  # a run has one update
+}
+"""Stages with more than one place of use, and why that is right: benchmarks measure on evaluation's own `HELD_OUT`."""
+
+
+def stages_by_module() -> dict[str, set[Stage]]:
+    used: dict[str, set[Stage]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Stage":
+                used.setdefault(module, set()).add(Stage[node.attr])
+    return used
+
+
+def test_each_stage_has_a_name_of_its_own_and_one_use() -> None:
+    assert len({str(stage) for stage in Stage}) == len(Stage)
+    used = stages_by_module()
+    for stage in Stage:
+        modules = {module for module, stages in used.items() if stage in stages}
+        assert len(modules) == 1 or modules == SHARED.get(stage), f"{stage}: {modules}"
+
+
+def test_nothing_is_drawn_from_a_stage_that_is_not_in_the_enumeration() -> None:
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                second = node.args[1:2] if name in ("generator", "derive_seed") else []
+                given = [*second, *(k.value for k in node.keywords if k.arg in ("stage", "stages"))]
+                wrong += [f"{path.name}: {ast.unparse(node)}" for v in given if isinstance(v, ast.Constant)]
+    assert wrong == []
+
+
+def test_initial_and_step_noises_never_share_a_stage() -> None:
+    """Equal initial and step noises are correlated, and such noises alone raise success."""
+    initial = {stage for stage in Stage if stage.endswith("noise") and "step" not in stage and stage[0] != "f"}
+    steps = {stage for stage in Stage if stage.endswith("step-noise")}
+    assert initial.isdisjoint(steps)
+    assert all(str(stage).replace("step-", "") in set(map(str, initial)) for stage in steps)

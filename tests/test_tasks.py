@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import hero
+from conftest import OWN_TASKS
 from hero.config import TaskConfig
 from hero.errors import ConfigError
-from hero.tasks import TASKS, Task, get_task
+from hero.methods import configure
+from hero.tasks import TASKS, Task, get_task, judge_for, judged_tasks
 from hero.tinyworld.judges.blue_rose import bouquet_judge
 from hero.tinyworld.scenes import caption_weights, draw
 
+PACKAGE = Path(hero.__file__).parent
 PROMPTS = {
     "hand": ("1 hand",),
     "blue-rose": ("photo of one blue rose in a vase",),
@@ -25,12 +33,14 @@ PROMPTS = {
 }
 
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+each_own_task = pytest.mark.parametrize("task", [TASKS[name] for name in OWN_TASKS], ids=OWN_TASKS)
 
 
 def test_the_registry_holds_the_published_tasks() -> None:
-    assert list(TASKS) == [*PROMPTS, "modest-figure"]
+    assert list(OWN_TASKS) == [*PROMPTS, "modest-figure"]
+    assert set(TASKS) >= set(OWN_TASKS)
     assert {name: TASKS[name].prompts for name in PROMPTS} == PROMPTS
-    assert [task.name for task in TASKS.values() if task.sensitive] == ["modest-figure"]
+    assert [name for name in OWN_TASKS if TASKS[name].sensitive] == ["modest-figure"]
     assert all(get_task(name) is task for name, task in TASKS.items())
 
 
@@ -39,18 +49,59 @@ def test_an_unknown_task_names_the_nearest() -> None:
         get_task("blue_rose")
 
 
-@each_task
-def test_a_task_fits_the_configuration_and_the_grammar(task: Task) -> None:
+def check_task(task: Task) -> None:
+    """What holds for every task, the tiny world's own or not."""
     TaskConfig(name=task.name, prompts=task.prompts, criterion=task.criterion)
-    known = caption_weights()
-    assert all(prompt in known for prompt in task.prompts + task.transfer_prompts)
     assert not set(task.prompts) & set(task.transfer_prompts)
     assert len(set(task.transfer_prompts)) == len(task.transfer_prompts)
     assert all((task.title, task.criterion, task.kind, task.base_success))
-    assert task.judge_model == "tinyworld"
+    if task.judge is not None:
+        judgement = task.judge(Image.new("RGB", (64, 64), "red"))
+        assert isinstance(judgement.success, bool)
+        assert 0 <= judgement.quality <= 1
 
 
 @each_task
+def test_a_task_fits_the_configuration(task: Task) -> None:
+    check_task(task)
+    assert get_task(task.name) is task
+
+
+@each_own_task
+def test_the_prompts_of_an_own_task_are_of_the_grammar(task: Task) -> None:
+    known = caption_weights()
+    assert all(prompt in known for prompt in task.prompts + task.transfer_prompts)
+    assert task.judge_model == "tinyworld"
+
+
+def test_the_documented_task_can_be_added_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered beside the others, it passes what a task must, and benchmarks take it in."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    block = re.search(r"red_glove\.py`:\n\n```python\n(.*?)^```", page, re.S | re.M)
+    assert block is not None
+    names: dict[str, Any] = {"__name__": "red_glove"}
+    exec(compile(block[1], "red_glove.py", "exec"), names)
+    task = names["TASK"]
+    check_task(task)
+    assert task.judge(Image.new("RGB", (64, 64), (200, 30, 30))).success
+    assert not task.judge(Image.new("RGB", (64, 64), (30, 200, 30))).success
+    monkeypatch.setattr("hero.tasks.TASKS", {**TASKS, task.name: task})
+    assert configure(task.name).task.prompts == ("1 hand",)
+    assert task.name in judged_tasks("tinyworld")
+
+
+def test_only_judges_of_a_model_are_asked_about_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = replace(get_task("hand"), name="foreign", judge_model="some/model")
+    silent = replace(get_task("hand"), name="silent", judge=None)
+    monkeypatch.setattr("hero.tasks.TASKS", {**TASKS, "foreign": foreign, "silent": silent})
+    assert list(judged_tasks("tinyworld")) == list(TASKS)
+    assert list(judged_tasks("some/model")) == ["foreign"]
+    assert judge_for("foreign", "tinyworld") is None
+    for file in (PACKAGE / "bench").glob("*.py"):  # else a benchmark chooses by whether there is a judge at all
+        assert not re.search(r"judge is (not )?None(\)|\W*continue|\})", file.read_text()), file
+
+
+@each_own_task
 def test_every_prompt_can_turn_out_both_ways_for_the_judge(task: Task) -> None:
     """Else there is nothing to learn on a prompt, or nothing to transfer."""
     assert task.judge is not None

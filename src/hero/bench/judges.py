@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hero import __version__
+from hero.ids import prompt_index_of
 from hero.tasks import TASKS, Task
 from hero.tinyworld.mixture import SUCCESS_SHARE
 from hero.tinyworld.scene import Scene
@@ -47,7 +48,7 @@ def accuracy_of(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     clean = dim = 0
     for index in range(scenes):
-        prompt = task.prompts[index // 2 % len(task.prompts)]
+        prompt = task.prompts[prompt_index_of(index // 2, len(task.prompts))]
         scene = draw(task, prompt, index % 2 == 0, rng)
         truth = SCENE_FAMILIES[family_of(prompt)].succeeds(task.name, scene.facts)
         clean += task.judge(Image.fromarray(scene.image)).success == truth
