@@ -386,6 +386,22 @@ def test_the_card_has_the_runs_figures(format_: str, run: Path, tmp_path: Path) 
         assert said in card.text, said
 
 
+def test_the_optimizer_is_the_one_that_was_used(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    config = (run / "config.toml").read_text()
+    assert config.count('optimizer = "adamw"') == 1
+    said = []
+    for name in ("adamw", "adamw-8bit"):
+        (run / "config.toml").write_text(config.replace('optimizer = "adamw"', f'optimizer = "{name}"'))
+        out = export(run, "kohya", tmp_path / f"{name}.safetensors")
+        with safe_open(out, framework="pt") as file:
+            said.append(file.metadata()["ss_optimizer"])
+        assert (
+            f"| optimizer | AdamW{' in 8 bits' if name == 'adamw-8bit' else ''}, " in out.with_suffix(".md").read_text()
+        )
+    assert said == ["torch.optim.adamw.AdamW", "bitsandbytes.optim.adamw.AdamW8bit"]
+
+
 def test_an_evaluation_of_another_lora_is_not_in_the_card(run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(run, tmp_path / "run"))
     (run / "evaluation").mkdir()
@@ -401,12 +417,14 @@ def test_an_evaluation_of_another_lora_is_not_in_the_card(run: Path, tmp_path: P
 def test_the_documented_recipe_draws_from_refined_noise_in_a_plain_pipeline(
     run: Path, random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(export(run, "diffusers", tmp_path / "lora"))
+    out = export(run, "diffusers", tmp_path / "lora")
+    monkeypatch.chdir(tmp_path)
     page = (DOCS / "export.md").read_text(encoding="utf-8")
     recipe = page.split("## Refined noise")[1].split("```python\n")[1].split("```")[0]
-    code = [line for line in recipe.splitlines() if line and not line.startswith(("import ", "from "))]
-    assert len(code) == 3
-    assert all(line in Path("README.md").read_text() for line in code[:2])
+    code = [line for line in recipe.splitlines() if line.startswith(("best", "latents"))]
+    assert len(code) == 2
+    assert all(line.replace("my-lora", "lora") in (out / "README.md").read_text() for line in code)
+    recipe = recipe.replace("my-lora", "lora")
 
     pipeline = StableDiffusionPipeline.from_pretrained(random_pipeline)
     pipeline.set_progress_bar_config(disable=True)
@@ -421,7 +439,7 @@ def test_the_documented_recipe_draws_from_refined_noise_in_a_plain_pipeline(
     scope: dict[str, Any] = {"pipeline": watched}
     exec(recipe, scope)
     assert len(scope["images"]) == 4
-    best = load_file("refined_noise.safetensors")["best.0"]
+    best = load_file(out / "refined_noise.safetensors")["best.0"]
     near = torch.nn.functional.cosine_similarity(given[0].flatten(1), best.flatten()[None])
     assert (near > 0.98).all()
     assert abs(float(given[0].std()) - float(best.std())) < 0.05

@@ -165,3 +165,16 @@ def test_a_server_that_is_away_is_told_in_words(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"(?s)cannot be read .*nothing was lost") as caught:
         LabelStore("postgresql://hero:secret@127.0.0.1:9/labels")
     assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_is_only_read_is_neither_made_nor_written(url: str) -> None:
+    with pytest.raises(RunError, match="not a label store yet"):
+        LabelStore(url, read_only=True)
+    with LabelStore(url) as store:
+        store.record(1, Feedback({"r0001-i0000": "good"}), "ann", 1.0)
+    with LabelStore(url, read_only=True) as store:
+        assert store.answer(1) is not None
+        with pytest.raises(RunError, match="opened to be read"):
+            store.mark(2, "ann", Mark("r0002-i0000", "verdict", "good"))
+        with pytest.raises(RunError, match="read-only"), store.database.transaction(write=False) as connection:
+            connection.exec_driver_sql("DELETE FROM meta")

@@ -361,7 +361,7 @@ def test_many_large_rounds_stay_within_a_few_megabytes(tmp_path: Path) -> None:
         ({}, "from_pretrained(model_path())"),
         (
             {"path": "org/model", "dtype": "float16", "variant": "fp16"},
-            'from_pretrained("org/model", variant="fp16", torch_dtype=torch.float16)',
+            'from_pretrained("org/model", variant="fp16", dtype=torch.float16)',
         ),
     ],
 )

@@ -13,8 +13,8 @@ def is_folder(model: str) -> bool:
     return model.startswith((".", "/", "~")) or Path(model).exists()
 
 
-def pipeline_class(model: str, revision: str | None = None) -> str | None:
-    """The pipeline's class name, e.g. "FluxPipeline"; of a hub id its index is fetched, or taken from the cache.
+def pipeline_class(model: str, revision: str | None = None, *, fetch: bool = True) -> str | None:
+    """The pipeline's class name, e.g. "FluxPipeline"; of a hub id its index is taken from the cache, or fetched.
 
     None where it cannot be known; the loader of the model says why.
     """
@@ -24,7 +24,7 @@ def pipeline_class(model: str, revision: str | None = None) -> str | None:
         from huggingface_hub import hf_hub_download
 
         try:
-            index = Path(hf_hub_download(model, "model_index.json", revision=revision))
+            index = Path(hf_hub_download(model, "model_index.json", revision=revision, local_files_only=not fetch))
         except Exception:  # no network, no such model, no right to it: each has its own error
             return None
     try:

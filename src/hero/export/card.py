@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
 
 from hero.export.result import RunResult
+from hero.snippets import Snippets, family_of_model
 from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["model_card"]
 
 _TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md.j2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_KOHYA_IN_DIFFUSERS = {"StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"}
+_OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"}
 _SETS = {
     "base": "base model, fresh noise",
     "tuned_fresh": "tuned model, fresh noise",
@@ -26,6 +30,7 @@ def model_card(result: RunResult, format_: str, file: str) -> ModelCard:
     """The card of `result`, exported as `format_` under the name `file`."""
     config = result.config
     path = config.model.path
+    base = path if path == TINYWORLD else Path(path).name
     on_hub = bool(_HUB_ID.fullmatch(path)) and not Path(path).exists()
     data = ModelCardData(
         base_model=path if on_hub else None,
@@ -42,15 +47,38 @@ def model_card(result: RunResult, format_: str, file: str) -> ModelCard:
         template_path=str(_TEMPLATE),
         name=result.name,
         config=config,
-        base=path if on_hub or path == TINYWORLD else Path(path).name,
+        base=path if on_hub else base,
         format=format_,
         file=file,
         result=result,
+        loading=_loading(result, format_, file, path if on_hub else base),
+        drawing=Snippets(config).draw(),
+        refined=_refined(result, format_, file),
+        optimizer=_OPTIMIZERS.get(config.update.optimizer, config.update.optimizer),
         last=result.history[-1] if result.history else None,
         figures=_figures(result.evaluation),
         evaluation=result.evaluation,
     )
     return card
+
+
+def _loading(result: RunResult, format_: str, file: str, model: str) -> str:
+    """Python that loads the export into a plain pipeline; "" where diffusers cannot read its layout."""
+    snippets = Snippets(result.config, model)
+    if format_ == "fused":
+        return snippets.load_fused(file)
+    if format_ == "kohya" and family_of_model(result.config) not in _KOHYA_IN_DIFFUSERS:
+        return ""
+    return snippets.load(file)
+
+
+def _refined(result: RunResult, format_: str, file: str) -> str:
+    """The recipe for refined noise, for the first prompt that has one; "" where the export has none."""
+    if result.noise_file is None or format_ == "kohya":
+        return ""
+    with safe_open(result.noise_file, framework="pt") as noise:
+        best = sorted(int(key.removeprefix("best.")) for key in noise.keys() if key.startswith("best."))  # noqa: SIM118
+    return Snippets(result.config).refined(f"{file}/{result.noise_file.name}", best[0]) if best else ""
 
 
 def _eval_results(result: RunResult) -> list[EvalResult] | None:

@@ -76,7 +76,7 @@ def _ss(result: RunResult, facts: ModelFacts) -> dict[str, str | None]:
         "steps": str(sum(line["steps"] for line in result.history)),
         "num_train_images": str(result.labels),
         "learning_rate": f"{config.update.learning_rate:g}",
-        "optimizer": "torch.optim.adamw.AdamW",
+        "optimizer": _OPTIMIZER.get(config.update.optimizer, config.update.optimizer),
         "max_grad_norm": f"{config.update.max_grad_norm:g}",
         "tag_frequency": json.dumps({config.task.name: counts}),
         "training_comment": _description(result),
@@ -84,6 +84,7 @@ def _ss(result: RunResult, facts: ModelFacts) -> dict[str, str | None]:
     }
 
 
+_OPTIMIZER = {"adamw": "torch.optim.adamw.AdamW", "adamw-8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
 _NETWORK_MODULE = {"StableDiffusion3Pipeline": "networks.lora_sd3", "FluxPipeline": "networks.lora_flux"}
 _BASE_MODEL_VERSION = {
     "StableDiffusionXLPipeline": "sdxl_base_v1-0",

@@ -13,8 +13,9 @@ from hero.report.charts import Chart, charts
 from hero.report.outcome import BlindFigures, Tile, finding, outdated, people_of, tiles_of
 from hero.report.pictures import Pair, Picture, data_uri, open_image
 from hero.report.rounds import Round, rounds_of
-from hero.report.settings import Setting, settings, snippet
+from hero.report.settings import Setting, settings
 from hero.run.finished import FinishedRun
+from hero.snippets import Snippets
 from hero.tasks import TASKS
 from hero.types import RoundStats
 
@@ -188,4 +189,5 @@ class RunContents:
     @property
     def snippet(self) -> str:
         """Python that loads the LoRA into a plain diffusers pipeline."""
-        return snippet(self.config)
+        snippets = Snippets(self.config)
+        return f"{snippets.load('lora', 'in the folder of the run')}\n{snippets.draw()}"

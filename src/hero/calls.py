@@ -1,0 +1,60 @@
+"""How each family's own pipeline is called so that it draws as in training: sampler, guidance, latents. No torch.
+
+A family's `library_arguments` says the same with tensors; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hero.config import SamplingConfig
+
+__all__ = ["CALLS", "PipelineCall"]
+
+
+def _scale(sampling: SamplingConfig) -> dict[str, Any]:
+    return {"guidance_scale": sampling.guidance_scale}
+
+
+def _true_cfg(scale: float) -> dict[str, Any]:
+    """Classifier-free guidance where a pipeline's `guidance_scale` is another thing; off without a negative prompt."""
+    return {"true_cfg_scale": scale, "negative_prompt": ""} if scale > 1 else {}
+
+
+def _told_scale(sampling: SamplingConfig) -> dict[str, Any]:
+    return {**_scale(sampling), **_true_cfg(sampling.true_cfg_scale)}
+
+
+def _only_true_cfg(sampling: SamplingConfig) -> dict[str, Any]:
+    return _true_cfg(sampling.guidance_scale) or {"true_cfg_scale": 1.0}
+
+
+@dataclass(frozen=True)
+class PipelineCall:
+    """How a pipeline is called.
+
+    Attributes:
+        guidance: settings → the arguments that guide as the policy does.
+        ddim: whether it samples by DDIM, which takes the settings' eta; the others' own samplers add no noise.
+        packed: whether `latents` are one token per 2×2 patch.
+        fp32_latents: whether `latents` are fp32 whatever the pipeline's dtype.
+    """
+
+    guidance: Callable[[SamplingConfig], dict[str, Any]] = _scale
+    ddim: bool = False
+    packed: bool = False
+    fp32_latents: bool = False
+
+
+CALLS: dict[str, PipelineCall] = {
+    "StableDiffusionPipeline": PipelineCall(ddim=True),
+    "StableDiffusionXLPipeline": PipelineCall(ddim=True),
+    "StableDiffusion3Pipeline": PipelineCall(),
+    "FluxPipeline": PipelineCall(_told_scale, packed=True),
+    "QwenImagePipeline": PipelineCall(_only_true_cfg, packed=True),
+    "ZImagePipeline": PipelineCall(fp32_latents=True),
+    "Flux2KleinPipeline": PipelineCall(),
+}
+"""Pipeline class (as in model_index.json) → how it is called."""

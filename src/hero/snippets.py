@@ -1,0 +1,117 @@
+"""Python that uses a run's result in a plain diffusers pipeline, as reports and model cards print it.
+
+Each text runs as it is printed, in the order load, draw, refined, where the files that it names are. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hero.calls import CALLS
+from hero.config import Config
+from hero.model_index import pipeline_class
+from hero.tinyworld import NAME as TINYWORLD
+
+__all__ = ["Snippets", "family_of_model"]
+
+_FAMILY_OF_PRESET = {
+    "tinyworld": "StableDiffusionPipeline",
+    "stable-diffusion": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "flux": "FluxPipeline",
+}
+_REFINED = 4
+"""Images that the recipe for refined noise draws."""
+
+
+def family_of_model(config: Config) -> str:
+    """The pipeline class of a run's model; where its index is not on this machine, that of the run's preset."""
+    if config.model.path == TINYWORLD:
+        return _FAMILY_OF_PRESET[TINYWORLD]
+    known = pipeline_class(config.model.path, config.model.revision, fetch=False)
+    return known if known in CALLS else _FAMILY_OF_PRESET.get(config.preset, "StableDiffusionPipeline")
+
+
+class Snippets:
+    """The snippets of a run with the settings `config`.
+
+    Args:
+        model: what the base model is called where the snippet is read; None: as in `config`.
+    """
+
+    def __init__(self, config: Config, model: str | None = None) -> None:
+        self._config = config
+        self._model = config.model.path if model is None else model
+        self._call = CALLS[family_of_model(config)]
+
+    def load(self, lora: str, comment: str = "") -> str:
+        """The base model with the LoRA in the folder or file `lora`, and the sampler of training."""
+        model = self._config.model
+        if model.path == TINYWORLD:
+            return self._load("model_path()", lora, comment, "from hero.tinyworld import model_path")
+        hub = (("revision", model.revision), ("variant", model.variant))
+        extras = "".join(f", {name}={_text(value)}" for name, value in hub if value is not None)
+        return self._load(f"{_text(self._model)}{extras}", lora, comment)
+
+    def load_fused(self, folder: str) -> str:
+        """A pipeline that has the LoRA in its weights, with the sampler of training."""
+        return self._load(_text(folder), "", "")
+
+    def _load(self, source: str, lora: str, comment: str, own_import: str = "") -> str:
+        dtype = self._config.model.dtype
+        extras = "" if dtype == "float32" else f", dtype=torch.{dtype}"
+        classes = "DDIMScheduler, DiffusionPipeline" if self._call.ddim else "DiffusionPipeline"
+        lines = [f"from diffusers import {classes}", *(["", own_import] if own_import else [])]
+        lines = [*(["import torch"] if extras else []), *lines, ""]
+        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({source}{extras})")
+        if self._call.ddim:  # others than DDIM's own configuration do not say that nothing is clipped
+            lines.append("pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)")
+        if lora:
+            lines.append(f"pipeline.load_lora_weights({_text(lora)})" + (f"  # {comment}" if comment else ""))
+        return "\n".join(lines)
+
+    def draw(self) -> str:
+        """One image of the first prompt."""
+        return "\n".join(["image = pipeline(", *self._arguments(self._config.task.prompts[0]), ").images[0]"])
+
+    def refined(self, file: str, prompt_index: int) -> str:
+        """Images of a prompt that start near the noise of its best image; `file` holds the refined noise."""
+        call, dtype = self._call, self._config.model.dtype
+        # The file is left by a noise that draws near remembered ones, and its table says how near.
+        spread = f"{self._config.noise.model_dump()[self._config.noise.kind]['epsilon']:.10g}"
+        cast = "" if dtype == "float32" or call.fp32_latents else f".to(torch.{dtype})"
+        packing = "latents = pipeline._pack_latents(latents, *latents.shape)  # tokens of 2×2 patches"
+        return "\n".join(
+            [
+                "import torch",
+                "from safetensors.torch import load_file",
+                "",
+                f'best = load_file({_text(file)})["best.{prompt_index}"]',
+                f"latents = (1 - {spread}**2) ** 0.5 * best + {spread} * torch.randn({_REFINED}, *best.shape)",
+                *([packing] if call.packed else []),
+                "images = pipeline(",
+                *self._arguments(
+                    self._config.task.prompts[prompt_index],
+                    f"latents=latents{cast}",
+                    f"num_images_per_prompt={_REFINED}",
+                ),
+                ").images",
+            ]
+        )
+
+    def _arguments(self, prompt: str, *more: str) -> list[str]:
+        """Lines within the call of the pipeline."""
+        sampling = self._config.sampling
+        named: dict[str, Any] = {"num_inference_steps": sampling.num_steps, **self._call.guidance(sampling)}
+        if self._call.ddim:
+            named["eta"] = sampling.eta
+        named |= {side: value for side in ("height", "width") if (value := getattr(sampling, side))}
+        given = [f"{name}={_text(v) if isinstance(v, str) else f'{v:.10g}'}" for name, v in named.items()]
+        # Not by position: the first argument of some pipelines is an image.
+        return [f"    {argument}," for argument in (f"prompt={_text(prompt)}", *more, *given)]
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
