@@ -238,9 +238,10 @@ def test_a_run_that_is_still_trained_is_left_out_of_transfer(
     shared_runs: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     shutil.copytree(shared_runs[0], tmp_path / "bench")
-    metrics = tmp_path / "bench" / "runs" / "green-view-hero-s1" / "metrics.jsonl"
-    line = json.loads(metrics.read_text())
-    metrics.write_text(metrics.read_text() + json.dumps({**line, "round": 2, "labels": 16}) + "\n")
+    newest = max((tmp_path / "bench" / "runs" / "green-view-hero-s1" / "checkpoints").glob("*-told")) / "state.json"
+    state = json.loads(newest.read_text())
+    further = [*state["history"], {**state["history"][-1], "round": 2, "labels": 16}]
+    newest.write_text(json.dumps({**state, "history": further}))
     with pytest.raises(RunError, match="it holds green-view-hero-s0, green-view-hero-s1"):
         measure_transfer(tmp_path / "bench", [0, 1], images=8)
 
