@@ -16,6 +16,7 @@ from hero.bench.eye import compare, join, split
 from hero.bench.pictures import before_after
 from hero.bench.success import cluster_interval, run_success, summarise, to_markdown, write_results
 from hero.bench.transfer import measure_transfer, write_transfer
+from hero.config import validate
 from hero.errors import RunError
 from hero.tasks import TASKS, judged_tasks
 
@@ -95,6 +96,7 @@ def test_results_say_when_and_where(tmp_path: Path) -> None:
 
 def test_before_after_shows_each_set_and_marks_verdicts(tmp_path: Path) -> None:
     result = evaluation([True, False], [False, True], None)
+    (tmp_path / "config.toml").write_text(validate({"task": {"prompts": ["1 hand"]}}).to_toml())
     folder = tmp_path / "evaluation"
     for name, colour in (("base", (200, 0, 0)), ("tuned_fresh", (0, 0, 200))):
         (folder / name).mkdir(parents=True)
@@ -108,6 +110,9 @@ def test_before_after_shows_each_set_and_marks_verdicts(tmp_path: Path) -> None:
 
 
 def test_before_after_of_a_run_without_evaluation_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no run in"):
+        before_after([tmp_path])
+    (tmp_path / "config.toml").write_text(validate({"task": {"prompts": ["1 hand"]}}).to_toml())
     with pytest.raises(RunError, match="hero evaluate"):
         before_after([tmp_path])
 
@@ -235,9 +240,10 @@ def test_a_run_that_is_still_trained_is_left_out_of_transfer(
     shared_runs: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     shutil.copytree(shared_runs[0], tmp_path / "bench")
-    metrics = tmp_path / "bench" / "runs" / "green-view-hero-s1" / "metrics.jsonl"
-    line = json.loads(metrics.read_text())
-    metrics.write_text(metrics.read_text() + json.dumps({**line, "round": 2, "labels": 16}) + "\n")
+    newest = max((tmp_path / "bench" / "runs" / "green-view-hero-s1" / "checkpoints").glob("*-told")) / "state.json"
+    state = json.loads(newest.read_text())
+    further = [*state["history"], {**state["history"][-1], "round": 2, "labels": 16}]
+    newest.write_text(json.dumps({**state, "history": further}))
     with pytest.raises(RunError, match="it holds green-view-hero-s0, green-view-hero-s1"):
         measure_transfer(tmp_path / "bench", [0, 1], images=8)
 
