@@ -264,7 +264,6 @@ def test_resuming_with_more_rounds_goes_on(run: Path) -> None:
         (["--set", 'task.prompts=["a cat"]'], "task.prompts cannot change"),
         (["--set", "model.path=tinyworld"], "model.path cannot change"),
         (["--set", "lora.rank=2", "--rounds", "3"], "lora"),
-        (["--set", "noise.kind=standard", "--rounds", "3"], "noise"),
         (["--set", "samplin.eta=1"], "did you mean 'sampling'?"),
         (["--set", "evaluator.name=python", "--rounds", "3"], "tuner.ask()"),
         (["--rounds", "0"], "rounds = 0"),

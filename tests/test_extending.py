@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,11 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from hero import Feedback, ImageBatch
 from hero.config import Config
 from hero.errors import ConfigError
+from hero.noise import fresh_noise
+from hero.policies import FAMILIES, load_policy
 from hero.registry import NOISES, REWARDS, SELECTORS, UPDATES
+from hero.rollout import rollout
 from hero.tuner import Tuner
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -27,8 +32,9 @@ MODULES = dict(re.findall(r"`(my_\w+)\.py`:\n\n```python\n(.*?)^```", PAGE.read_
 @pytest.fixture(scope="module", autouse=True)
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The modules of the page, written down as a reader would, and imported."""
-    assert sorted(MODULES) == ["my_forward", "my_objective", "my_reward", "my_start"]
+    assert sorted(MODULES) == ["my_family", "my_forward", "my_objective", "my_reward", "my_start"]
     folder = tmp_path_factory.mktemp("plugins")
+    families = dict(FAMILIES)
     before = [dict(registry._choices) for registry in (NOISES, REWARDS, SELECTORS, UPDATES)]
     sys.path.insert(0, str(folder))
     for name, text in MODULES.items():
@@ -38,6 +44,8 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.remove(str(folder))
     for registry, choices in zip((NOISES, REWARDS, SELECTORS, UPDATES), before, strict=True):
         registry._choices = choices
+    FAMILIES.clear()
+    FAMILIES.update(families)
 
 
 def answer(batch: ImageBatch) -> Feedback:
@@ -138,3 +146,43 @@ def test_the_command_line_takes_a_module_of_one_s_own(modules: Path, tmp_path: P
 def test_a_name_that_is_taken_is_refused() -> None:
     with pytest.raises(ConfigError, match="'ppo' exists already"):
         UPDATES.add("ppo", object)
+
+
+def test_a_table_must_be_of_the_project_s_settings() -> None:
+    with pytest.raises(ConfigError, match=r"its table must be a subclass of hero\.registry\.Settings"):
+        REWARDS.add("odd", object, settings=BaseModel)  # type: ignore[arg-type]
+
+
+def test_a_family_of_one_s_own_is_loaded_and_draws(
+    random_pipeline: Path, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(random_pipeline, model)
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPAGPipeline"}))
+    config = tiny_config(path=model, sampling={"eta": 0.0}, update={"kind": "none"})
+    policy = load_policy(config)
+    assert type(policy.pipeline).__name__ == "StableDiffusionPAGPipeline"
+    noise = fresh_noise(2, policy.latent_shape, seed=0)
+    index_of = torch.zeros(2, dtype=torch.int64)
+    (chunk,) = rollout(policy, policy.encode(["1 hand"]), index_of, noise, seed=0, round_=0, micro_batch=2)
+    assert (chunk.trajectory.final_latents - policy.library_latents(["1 hand"] * 2, noise)).abs().max() < 1e-4
+
+
+def test_an_error_of_one_s_own_code_is_told_though_a_checkpoint_cannot_be_taken_over_after_it(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Tuner(tiny_config(rounds=2), tmp_path / "run") as tuner:
+        batch = tuner.ask()
+
+        def broken(*_: Any) -> Any:
+            raise TypeError("mine")
+
+        def unfit(*_: Any) -> bool:
+            raise ConfigError("does not fit")
+
+        monkeypatch.setattr(tuner.learner.reward, "fit", broken)
+        monkeypatch.setattr(tuner.learner, "load", unfit)
+        with pytest.raises(TypeError, match="mine") as failure:
+            tuner.tell(answer(batch))
+        assert "could not be taken over: does not fit" in failure.value.__notes__[0]

@@ -275,6 +275,19 @@ def test_prompts_have_their_own_best_and_noise(start: Callable[..., Tuner]) -> N
 # ---------------------------------------------------------------------------------------------- other methods
 
 
+def test_the_noise_may_be_another_one_from_here_on(start: Callable[..., Tuner], tmp_path: Path) -> None:
+    """What is remembered of images is the run's, whatever draws from it."""
+    tuner = start()
+    tuner.tell(good(tuner.ask(), 0, 1, best=0))
+    assert not torch.equal(drawn_noise(tuner), fresh(tuner, 2))
+    tuner.close()
+    with Tuner.resume(tuner.directory.path, {"noise": {"kind": "standard"}}) as again:
+        assert torch.equal(drawn_noise(again), fresh(again, 2))
+        again.tell(good(again.ask(), 2, best=2))
+    with Tuner.resume(tuner.directory.path, {"noise": {"kind": "feedback"}, "rounds": 4}) as back:
+        assert not torch.equal(drawn_noise(back), fresh(back, 3))
+
+
 def test_labels_as_rewards_leave_noise_and_representation_alone(start: Callable[..., Tuner]) -> None:
     tuner = start(method="ddpo")
     before = state_of(tuner)

@@ -73,7 +73,8 @@ class InitialNoise(Protocol):
         return False
 
     def save(self, path: Path) -> None:
-        """Writes the distribution to one safetensors file, for other programs."""
+        """Writes the distribution to one safetensors file, for other programs; whatever is `fitted` has to."""
+        raise NotImplementedError(f"{type(self).__name__} is fitted and has no `save`")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What it has learnt beyond what the run remembers anyway."""

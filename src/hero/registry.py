@@ -92,8 +92,10 @@ class Registry(Mapping[str, Choice]):
         """Makes `kind` known; see `Choice`.
 
         Raises:
-            ConfigError: another one has that name.
+            ConfigError: another one has that name, or `settings` is no subclass of `Settings`.
         """
+        if settings is not None and not (isinstance(settings, type) and issubclass(settings, Settings)):
+            raise ConfigError(f"{self.stage}.kind {kind!r}: its table must be a subclass of hero.registry.Settings")
         choice = Choice(summary, implementation, settings, needs_density, narrows)
         if self._choices.get(kind, choice) != choice:
             raise ConfigError(f"{self.stage}.kind {kind!r} exists already; choose another name")

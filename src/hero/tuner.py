@@ -18,7 +18,7 @@ from PIL import Image
 
 from hero.config import Config, merge, validate
 from hero.distributed import Workers, connect
-from hero.errors import FeedbackError, RunError
+from hero.errors import FeedbackError, HeroError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator, ask, evaluator_name
 from hero.feedback.store import LabelStore
 from hero.ids import ImageId, image_id, prompt_index_of, prompts_in_turn
@@ -296,8 +296,11 @@ class Tuner:
             self.history.append(stats)
             self.learner.save()
             self._asked = None
-        except BaseException:
-            self._restore()  # half a round is never kept, in memory either
+        except BaseException as error:
+            try:
+                self._restore()  # half a round is never kept, in memory either
+            except HeroError as another:  # what went wrong first is what has to be mended
+                error.add_note(f"After it the newest checkpoint could not be taken over: {another}")
             raise
         self.learner.publish()
         return stats

@@ -87,4 +87,8 @@ class Reward(Protocol):
         return {}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: `state` is of a reward with other settings; says in which way.
+        """

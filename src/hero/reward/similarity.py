@@ -98,4 +98,9 @@ class Similarity(Reward):
         return self.representation.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        own = self.representation.state_dict()
+        for name in sorted(own.keys() & state.keys()):
+            if own[name].shape != state[name].shape:
+                there, here = tuple(state[name].shape), tuple(own[name].shape)
+                raise ValueError(f"the representation has {there} and not {here} as {name}")
         self.representation.load_state_dict(state)

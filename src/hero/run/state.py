@@ -133,7 +133,10 @@ class Learner:
         self.noise.refit(self.memory)
         # What was learnt by another kind of reward or update means nothing to this one, which starts anew.
         if self._same_kind("reward", told):
-            self.reward.load_state_dict(told.tensors["reward"])
+            try:
+                self.reward.load_state_dict(told.tensors["reward"])
+            except ValueError as error:
+                raise ConfigError(f"{told.path} does not fit these settings ({error}); resume without them") from error
         if self.update is not None and self._same_kind("update", told):
             self.update.load_state_dict(told.tensors["update"])
         return True
@@ -147,17 +150,17 @@ class Learner:
         lora = self.policy.state_dict()
         if told.tensors["lora"].keys() != lora.keys():
             return "the LoRA is on other layers"
-        unfit = _other_shapes(told.tensors["lora"], lora, "the LoRA")
-        if not unfit and self._same_kind("reward", told):
-            unfit = _other_shapes(told.tensors["reward"], self.reward.state_dict(), "the reward")
+        for name, tensor in lora.items():
+            if (there := told.tensors["lora"][name].shape) != tensor.shape:
+                return f"the LoRA has {tuple(there)} and not {tuple(tensor.shape)} as {name}"
         prompts, shape = len(self.config.task.prompts), self.policy.latent_shape
         for key, tensor in told.tensors["memory"].items():
             prompt = int(key.split(".")[1])
             if prompt >= prompts:
-                return unfit or f"it remembers images of prompt {prompt + 1}, and there are {prompts}"
+                return f"it remembers images of prompt {prompt + 1}, and there are {prompts}"
             if tuple(tensor.shape[-3:]) != shape:
-                return unfit or f"it remembers latents {tuple(tensor.shape[-3:])}, the model has {shape}"
-        return unfit
+                return f"it remembers latents {tuple(tensor.shape[-3:])}, the model has {shape}"
+        return ""
 
     def publish(self) -> None:
         """Writes what is derived from the checkpoint: metrics, LoRA, refined noise; tells trackers what is new."""
@@ -256,14 +259,6 @@ def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: U
 def _told_to_all(policy: Policy, update: Update | None) -> list[torch.nn.Parameter]:
     """The weights that every process is given before it works."""
     return [p for adapter in (update.adapters() if update else ("current",)) for p in policy.parameters(adapter)]
-
-
-def _other_shapes(stored: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], what: str) -> str:
-    """The first tensor that is stored in another shape than `own` has, in words; more or fewer is no matter."""
-    for name in sorted(stored.keys() & own.keys()):
-        if stored[name].shape != own[name].shape:
-            return f"{what} has {tuple(stored[name].shape)} and not {tuple(own[name].shape)} as {name}"
-    return ""
 
 
 def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, ImageId]]:
