@@ -184,3 +184,44 @@ def test_nobody_names_a_concrete_kind_outside_its_folder_and_the_registry(stage:
         and (both := mentions(path) & banned)
     }
     assert wrong == {}
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+ONE_OF_EACH_KIND = {
+    "TASK": "hero.tasks.",
+    "captions": "hero.tinyworld.scenes.",
+    "draw": "hero.tinyworld.scenes.",
+    "judge": "hero.tinyworld.judges.",
+    "succeeds": "hero.tinyworld.scenes.",
+}
+"""Names that every module of a folder has, because it is one of several alike -> the modules they are for."""
+
+
+def public_definitions(path: Path) -> set[str]:
+    """Classes, functions and type aliases that a module defines itself and lists in `__all__`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    listed: set[str] = set()
+    defined = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name) and target.id == "__all__" and node.value is not None:
+                    listed = set(ast.literal_eval(node.value))
+                elif isinstance(target, ast.Name) and (not target.id.isupper() or target.id in ONE_OF_EACH_KIND):
+                    defined.add(target.id)
+    return listed & defined
+
+
+def test_one_name_has_one_meaning() -> None:
+    """Commands aside, which are called by what the command line calls them, and each module's `main`."""
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for name in public_definitions(path) - {"main"}:
+            kin = ONE_OF_EACH_KIND.get(name)
+            if not module.startswith("hero.cli.") and not (kin and module.startswith(kin)):
+                homes.setdefault(name, []).append(module)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+    assert not homes.keys() & ONE_OF_EACH_KIND.keys(), "a name that is one of a kind's means nothing else"

@@ -14,7 +14,7 @@ from PIL import Image
 from hero.bench.base import contact_sheet
 from hero.bench.eye import compare, join, split
 from hero.bench.pictures import before_after
-from hero.bench.success import cluster_interval, run_success, summarise, to_markdown, write_results
+from hero.bench.success import cluster_interval, run_success, success_table, summarise, write_results
 from hero.bench.transfer import measure_transfer, write_transfer
 from hero.config import validate
 from hero.errors import RunError
@@ -75,7 +75,7 @@ def test_summary_is_worked_by_hand() -> None:
 def test_a_method_without_refined_noise_has_no_refined_figure() -> None:
     cell = summarise("hand", "ddpo", [evaluation([True, False], [True, True], None)])
     assert cell.refined is None
-    assert "| – |" in to_markdown([cell])
+    assert "| – |" in success_table([cell])
 
 
 def test_a_run_without_a_judge_is_refused() -> None:

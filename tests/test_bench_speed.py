@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hero.bench.families import check_family, to_markdown
+from hero.bench.families import check_family, families_table
 from hero.bench.speed import measure_speed, model_folder, peak_flops
 from hero.cli import app
 from hero.config import Config
@@ -62,7 +62,7 @@ def test_the_families_benchmark_measures_what_the_page_shows(tmp_path: Path) -> 
     assert result.fidelity <= 1e-4
     assert result.ratio <= 1e-5
     assert result.round_trip <= 1e-4
-    assert "| `flux` | `FluxPipeline` |" in to_markdown([result], [])
+    assert "| `flux` | `FluxPipeline` |" in families_table([result], [])
 
 
 @pytest.mark.slow

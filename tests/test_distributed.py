@@ -398,7 +398,7 @@ from hero.distributed import _Link, launch, process_count
 from hero.bench.miniatures import MINIATURES
 from hero.methods import configure
 from hero.policies import load_policy
-from hero.rollout import MicroBatch, draw
+from hero.rollout import MicroBatch, draw_micro_batch
 
 if process_count() == 1:
     sys.exit(launch(2, sys.argv))
@@ -421,15 +421,15 @@ for name in sys.argv[1:]:
         rows, zeros = policy.encode(["1 hand"]), torch.zeros(2, dtype=torch.int64)
         noise = torch.randn(2, *policy.latent_shape, generator=source)
         batch = MicroBatch(range(2), zeros, noise, 0, "noise", 1)
-        latents = draw(policy, rows, batch).trajectory.latents
+        latents = draw_micro_batch(policy, rows, batch).trajectory.latents
         transition = policy.transition(latents[:, 1], zeros + 1, rows.rows(zeros))
         loss = transition.log_prob(latents[:, 2]).sum()
         gradients = torch.autograd.grad(loss, policy.parameters(), allow_unused=True)
         policy.add_adapter("old")
         policy.load_state_dict({k: torch.zeros_like(v) for k, v in state.items()})
         with policy.using("old"):
-            assert torch.equal(draw(policy, rows, batch).trajectory.latents, latents), name
-        assert not torch.equal(draw(policy, rows, batch).trajectory.latents, latents), name
+            assert torch.equal(draw_micro_batch(policy, rows, batch).trajectory.latents, latents), name
+        assert not torch.equal(draw_micro_batch(policy, rows, batch).trajectory.latents, latents), name
         features = policy.features(latents[:, -1], rows.rows(zeros))
         results.append((latents, features, [g for g in gradients if g is not None]))
     (drawn, seen, wanted), (again, seen_again, found) = results

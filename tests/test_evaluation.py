@@ -45,7 +45,7 @@ torch.set_num_threads(1)
 
 def _scenes(caption: str, n: int, seed: int = 0, success: bool | None = None) -> list[Image.Image]:
     rng = np.random.default_rng(seed)
-    return [Image.fromarray(scenes.draw(caption, rng, success=success).image) for _ in range(n)]
+    return [Image.fromarray(scenes.draw_scene(caption, rng, success=success).image) for _ in range(n)]
 
 
 # ------------------------------------------------------------------------------------------ Wilson interval
@@ -196,10 +196,10 @@ def test_drift_needs_pairs() -> None:
 
 def test_unrelated_prompts_leave_the_tasks_family_out() -> None:
     for task in ("hand", "blue-rose", "black-cat", "narcissus", "mountain", "green-view", "modest-figure"):
-        own = {scenes.family_of(prompt) for prompt in get_task(task).prompts}
+        own = {scenes.scene_family_of(prompt) for prompt in get_task(task).prompts}
         chosen = unrelated_prompts(get_task(task).prompts)
         assert len(set(chosen)) == 24
-        assert not own & {scenes.family_of(prompt) for prompt in chosen}
+        assert not own & {scenes.scene_family_of(prompt) for prompt in chosen}
         assert chosen == unrelated_prompts(get_task(task).prompts)
         assert chosen[:20] == unrelated_prompts(get_task(task).prompts, 20)
 

@@ -17,7 +17,7 @@ from hero.config import Config, EvaluatorConfig, validate
 from hero.errors import ConfigError
 from hero.evaluators import LiveEvaluator, Oracle, check_evaluator, make_evaluator
 from hero.tasks import get_task
-from hero.tinyworld.scenes import draw
+from hero.tinyworld.scenes import draw_scene
 from hero.types import BestImage, Feedback, ImageBatch, ImageChunk, Judgement, RoundStart, image_id
 
 
@@ -185,7 +185,7 @@ def config(**layers: object) -> Config:
 
 
 def test_the_tasks_own_oracle_judges_drawn_scenes() -> None:
-    scenes = [draw("1 hand", np.random.default_rng(seed), success=seed % 2 == 0) for seed in range(20)]
+    scenes = [draw_scene("1 hand", np.random.default_rng(seed), success=seed % 2 == 0) for seed in range(20)]
     batch = ImageBatch(
         round=1,
         ids=tuple(image_id(1, index) for index in range(20)),

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from conftest import OWN_TASKS
-from hero.bench.judges import accuracy_of, degraded, draw
+from hero.bench.judges import accuracy_of, degraded, draw_outcome
 from hero.tasks import TASKS
-from hero.tinyworld.scenes import SCENE_FAMILIES, family_of
+from hero.tinyworld.scenes import SCENE_FAMILIES, scene_family_of
 from hero.types import Judge
 
 SCENES = 200
@@ -33,7 +33,7 @@ def test_agrees_with_the_renderer(name: str) -> None:
 @pytest.mark.parametrize("name", OWN_TASKS)
 def test_agrees_with_the_renderer_on_the_mixture_too(name: str) -> None:
     rng, task = np.random.default_rng(7), TASKS[name]
-    family = SCENE_FAMILIES[family_of(task.prompts[0])]
+    family = SCENE_FAMILIES[scene_family_of(task.prompts[0])]
     clean, dim = [], []
     for index in range(SCENES):
         scene = family.draw(task.prompts[index % len(task.prompts)], rng)
@@ -49,7 +49,7 @@ def test_quality_is_graded_and_lower_for_failures(name: str) -> None:
     rng, task = np.random.default_rng(7), TASKS[name]
     qualities: dict[bool, list[float]] = {True: [], False: []}
     for index in range(SCENES):
-        scene = draw(task, task.prompts[index // 2 % len(task.prompts)], index % 2 == 0, rng)
+        scene = draw_outcome(task, task.prompts[index // 2 % len(task.prompts)], index % 2 == 0, rng)
         judgement = judge_of(name)(Image.fromarray(scene.image))
         qualities[judgement.success].append(judgement.quality)
     good, bad = qualities[True], qualities[False]
@@ -78,7 +78,7 @@ def test_odd_pictures_are_failures(name: str) -> None:
 def test_larger_pictures_are_judged_the_same(name: str) -> None:
     rng, task = np.random.default_rng(3), TASKS[name]
     for success in (True, False):
-        picture = Image.fromarray(draw(task, task.prompts[0], success, rng).image)
+        picture = Image.fromarray(draw_outcome(task, task.prompts[0], success, rng).image)
         large = picture.resize((256, 256), Image.Resampling.NEAREST)
         assert judge_of(name)(large).success == judge_of(name)(picture).success == success
         if name in EXACT:
@@ -92,7 +92,7 @@ def test_a_figure_with_a_top_alone_is_not_dressed() -> None:
         seed = int(rng.integers(2**31))
         # Before the outcome is decided both draw the same place; only then do they differ.
         dressed, bare = (
-            draw(TASKS["modest-figure"], "a person posing", success, np.random.default_rng(seed)).image.copy()
+            draw_outcome(TASKS["modest-figure"], "a person posing", success, np.random.default_rng(seed)).image.copy()
             for success in (True, False)
         )
         assert judge(Image.fromarray(dressed)).success

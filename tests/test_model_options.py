@@ -21,7 +21,7 @@ from hero.errors import ConfigError, ModelError, TrainingError
 from hero.methods import PRESET_OF, configure
 from hero.noise import StandardNoise
 from hero.policies import FAMILIES, Policy, load_policy
-from hero.policies.footprint import Costs, estimate, measure, options_that_fit
+from hero.policies.footprint import Costs, estimate, measure_costs, options_that_fit
 from hero.rollout import concatenate, rollout
 from hero.transitions import Transition
 from hero.types import Judged, Trajectory
@@ -225,13 +225,13 @@ def test_costs_are_counted_and_measured_on_the_model(
     tiny_policy: Callable[..., Policy], tiny_config: Callable[..., Config]
 ) -> None:
     policy, config = tiny_policy(), tiny_config()
-    costs = measure(policy, config)
+    costs = measure_costs(policy, config)
     assert costs.lora == sum(p.numel() for p in policy.parameters())
     assert costs.denoiser + costs.lora == sum(p.numel() for p in policy.denoiser.parameters())
     assert costs.pixels == 32 * 32
     assert 0 < costs.checkpointed < costs.kept
     checkpointing = tiny_policy(model={"gradient_checkpointing": True})
-    assert measure(checkpointing, config) == replace(costs)
+    assert measure_costs(checkpointing, config) == replace(costs)
     assert checkpointing.denoiser.is_gradient_checkpointing
 
 

@@ -37,14 +37,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_shares_of_the_captions_add_up_to_one() -> None:
     shares = scenes.caption_weights()
     assert sum(shares.values()) == pytest.approx(1)
-    of_family = {name: sum(shares[c] for c in shares if scenes.family_of(c) == name) for name in scenes.SCENE_FAMILIES}
+    of_family = {
+        name: sum(shares[c] for c in shares if scenes.scene_family_of(c) == name) for name in scenes.SCENE_FAMILIES
+    }
     assert of_family["hands"] / of_family["cats"] == pytest.approx(1.3)
     assert of_family["flowers"] / of_family["views"] == pytest.approx(1.3)
 
 
 def test_a_caption_outside_the_grammar_has_no_family() -> None:
     with pytest.raises(KeyError, match="a submarine"):
-        scenes.family_of("a submarine")
+        scenes.scene_family_of("a submarine")
 
 
 def test_a_scene_depends_on_seed_and_index_alone(tmp_path: Path) -> None:

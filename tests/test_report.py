@@ -67,7 +67,7 @@ class Page(HTMLParser):
 
 def _pictures(prompts: Sequence[str], n: int, seed: int) -> list[Image.Image]:
     rng = np.random.default_rng(seed)
-    return [Image.fromarray(scenes.draw(prompts[i % len(prompts)], rng).image) for i in range(n)]
+    return [Image.fromarray(scenes.draw_scene(prompts[i % len(prompts)], rng).image) for i in range(n)]
 
 
 def _stats(round_: int, feedback: Feedback, **changed: Any) -> RoundStats:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import reward_of
 from hero.memory import Memory
-from hero.reward.advantages import advantages, auc, pairs_of
+from hero.reward.advantages import advantages, auc, preference_pairs
 from hero.reward.similarity import Similarity, similarity
 from hero.types import Feedback, Labelled, image_id
 
@@ -139,9 +139,9 @@ def test_similarity_to_good_counts_the_best_once() -> None:
 
 def test_pairs_are_those_that_were_given_or_every_good_image_with_every_bad_one_of_its_prompt() -> None:
     said = Feedback({IDS[0]: "good", IDS[1]: "good", IDS[2]: "bad", IDS[3]: "bad", IDS[5]: "good"})
-    assert pairs_of(labelled(said)) == ((0, 2), (1, 2), (5, 3))
-    assert pairs_of(labelled(Feedback(pairs=[(IDS[2], IDS[1])]))) == ((2, 1),)
-    assert pairs_of(labelled(Feedback({IDS[0]: "good", IDS[3]: "bad"}))) == ()
+    assert preference_pairs(labelled(said)) == ((0, 2), (1, 2), (5, 3))
+    assert preference_pairs(labelled(Feedback(pairs=[(IDS[2], IDS[1])]))) == ((2, 1),)
+    assert preference_pairs(labelled(Feedback({IDS[0]: "good", IDS[3]: "bad"}))) == ()
 
 
 def test_the_area_under_the_curve_counts_pairs_within_prompts_and_half_for_ties() -> None:

@@ -10,20 +10,20 @@ import pytest
 from conftest import OWN_TASKS
 from hero.tasks import TASKS, Task
 from hero.tinyworld.mixture import SUCCESS_SHARE
-from hero.tinyworld.scenes import SCENE_FAMILIES, caption_weights, family_of, figures, views
+from hero.tinyworld.scenes import SCENE_FAMILIES, caption_weights, figures, scene_family_of, views
 
 SCENES = 200
 
 
 def prompts_of(family: str) -> set[str]:
     """The task prompts that `family` draws, those of `modest-figure` that are held out included."""
-    prompts = {prompt for name in OWN_TASKS for prompt in TASKS[name].prompts if family_of(prompt) == family}
+    prompts = {prompt for name in OWN_TASKS for prompt in TASKS[name].prompts if scene_family_of(prompt) == family}
     return prompts | set(figures.HELD_OUT_PROMPTS) if family == "figures" else prompts
 
 
 def share_of(task: Task) -> float:
     rng = np.random.default_rng(7)
-    family = SCENE_FAMILIES[family_of(task.prompts[0])]
+    family = SCENE_FAMILIES[scene_family_of(task.prompts[0])]
     scenes = [family.draw(task.prompts[i % len(task.prompts)], rng) for i in range(SCENES)]
     return float(np.mean([family.succeeds(task.name, scene.facts) for scene in scenes]))
 
@@ -64,7 +64,7 @@ def test_unknown_captions_and_tasks_are_errors(name: str) -> None:
 def test_the_outcome_can_be_forced(name: str) -> None:
     rng = np.random.default_rng(3)
     for prompt in TASKS[name].prompts:
-        family = SCENE_FAMILIES[family_of(prompt)]
+        family = SCENE_FAMILIES[scene_family_of(prompt)]
         for success in (True, False) * 10:
             assert family.succeeds(name, family.draw(prompt, rng, success=success).facts) is success
 

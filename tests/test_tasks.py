@@ -20,7 +20,7 @@ from hero.errors import ConfigError
 from hero.methods import configure
 from hero.tasks import TASKS, Task, get_task, judge_for, judged_tasks
 from hero.tinyworld.judges.blue_rose import bouquet_judge
-from hero.tinyworld.scenes import caption_weights, draw
+from hero.tinyworld.scenes import caption_weights, draw_scene
 
 PACKAGE = Path(hero.__file__).parent
 PROMPTS = {
@@ -109,7 +109,7 @@ def test_every_prompt_can_turn_out_both_ways_for_the_judge(task: Task) -> None:
     for number, prompt in enumerate(shared):
         outcomes = set()
         for seed in range(400):  # some succeed once in twenty scenes
-            scene = draw(prompt, np.random.default_rng([number, seed]))
+            scene = draw_scene(prompt, np.random.default_rng([number, seed]))
             judgement = task.judge(Image.fromarray(scene.image))
             assert 0 <= judgement.quality <= 1
             outcomes.add(judgement.success)
@@ -124,7 +124,7 @@ def test_a_neighbour_with_its_own_judge_is_told_from_every_other_bouquet() -> No
     counts = {"one": 1, "two": 2, "three": 3}
     for caption in [name for name in caption_weights() if " in a vase" in name]:
         for _ in range(25):
-            scene = draw(caption, rng)
+            scene = draw_scene(caption, rng)
             colours = str(scene.facts["colours"]).split(",")
             for prompt, judge in task.transfer_judges.items():
                 _, _, count, colour, *_ = prompt.split()

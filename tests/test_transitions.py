@@ -123,7 +123,7 @@ def test_velocity_gives_the_sample_and_the_noise(t: float, seed: int) -> None:
     sample, noise = tensors(seed, 2, 4, 3, 3), tensors(seed + 1, 2, 4, 3, 3)
     time = torch.tensor(t, dtype=torch.float64)
     latents = (1 - time) * sample + time * noise
-    torch.testing.assert_close(flow.velocity_to_sample(noise - sample, latents, time), sample)
+    torch.testing.assert_close(flow.flow_velocity_to_sample(noise - sample, latents, time), sample)
     torch.testing.assert_close(flow.velocity_to_noise(noise - sample, latents, time), noise)
 
 

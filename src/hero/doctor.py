@@ -27,12 +27,12 @@ from hero.evaluators import check_evaluator, load_evaluator
 from hero.methods import configure
 from hero.noise import fresh_noise
 from hero.policies import FAMILIES, Conditioning, Policy, load_policy, resolve_device
-from hero.policies.footprint import device_memory, estimate, gibibytes, measure, options_that_fit
+from hero.policies.footprint import device_memory, estimate, gibibytes, measure_costs, options_that_fit
 from hero.registry import FROZEN
 from hero.rollout import rollout
 from hero.seeding import Stage
 from hero.tasks import get_task
-from hero.tinyworld.scenes import draw
+from hero.tinyworld.scenes import draw_scene
 from hero.types import BestImage, ImageBatch, Trajectory, image_id
 from hero.update.replay import ratio_deviation
 
@@ -196,7 +196,7 @@ def _same_as_library(policy: Policy, config: Config) -> Check:
 
 def _memory(policy: Policy, config: Config) -> Check:
     """Whether a run of `config` fits into the device, and what makes it fit."""
-    costs, limit = measure(policy, config), device_memory(policy.device)
+    costs, limit = measure_costs(policy, config), device_memory(policy.device)
     need = estimate(costs, config)
     options = options_that_fit(costs, config, int(_SHARE * limit))
     remedy = "use a smaller model, smaller sampling.height and width, or a larger device"
@@ -238,7 +238,7 @@ def _batch() -> ImageBatch:
     """A second round of drawn hands, so that there is a best image from before."""
     task = get_task("hand")
     prompt, rng = task.prompts[0], np.random.default_rng(0)
-    images = tuple(Image.fromarray(draw(prompt, rng).image) for _ in range(9))
+    images = tuple(Image.fromarray(draw_scene(prompt, rng).image) for _ in range(9))
     best = BestImage(image_id(1, 0), images[0], prompt)
     ids = tuple(image_id(2, i) for i in range(8))
     return ImageBatch(2, ids, images[1:], (prompt,) * 8, (best,), task.criterion)

@@ -21,7 +21,7 @@ from hero.policies.adapters import Adapter
 from hero.seeding import Stage, generator, normal
 from hero.types import Trajectory
 
-__all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw", "draw_images", "rollout"]
+__all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw_images", "draw_micro_batch", "rollout"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RolloutChunk:
 
 
 @torch.no_grad()
-def draw(policy: Policy, conditioning: Conditioning, batch: MicroBatch) -> RolloutChunk:
+def draw_micro_batch(policy: Policy, conditioning: Conditioning, batch: MicroBatch) -> RolloutChunk:
     """Draws one micro-batch with the policy as it is now.
 
     Raises:
@@ -102,7 +102,7 @@ def rollout(
     Raises:
         TrainingError: the latents are not finite, or memory runs out with a single image.
     """
-    workers = workers or Alone({"draw": partial(draw, policy, conditioning)})
+    workers = workers or Alone({"draw": partial(draw_micro_batch, policy, conditioning)})
     drawn, n = 0, len(prompt_index)
     while drawn < n:
         starts = range(drawn, n, micro_batch)

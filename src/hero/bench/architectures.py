@@ -20,7 +20,7 @@ from hero.bench.miniatures import new_clip_tokenizer
 from hero.config import Config
 from hero.errors import ConfigError
 from hero.policies import Conditioning, family_of
-from hero.policies.footprint import Costs, measure
+from hero.policies.footprint import Costs, measure_costs
 from hero.policies.pipeline import PipelinePolicy
 from hero.tinyworld.architecture import new_scheduler
 
@@ -84,7 +84,7 @@ def costs_of(name: str, config: Config) -> Costs:
     policy = PipelinePolicy(pipeline, family, config, device=device)
     rows = {k: torch.zeros(1, *shape, dtype=dtype) for k, shape in full.conditioning.items()}
     with mode:
-        return measure(policy, config, Conditioning(rows, rows))
+        return measure_costs(policy, config, Conditioning(rows, rows))
 
 
 def _stable_diffusion_15() -> dict[str, Any]:

@@ -32,7 +32,7 @@ from hero.seeding import Stage, generator
 from hero.types import Trajectory
 from hero.update.replay import ratio_deviation
 
-__all__ = ["FamilyResult", "check_family", "main", "memory_table", "to_markdown"]
+__all__ = ["FamilyResult", "check_family", "families_table", "main", "memory_table"]
 
 _PROMPTS = ("1 hand", "a person posing for a photo")
 _IMAGES, _STEPS = 4, 4
@@ -132,7 +132,7 @@ def memory_table() -> list[dict[str, Any]]:
     return rows
 
 
-def to_markdown(families: list[FamilyResult], memory: list[dict[str, Any]]) -> str:
+def families_table(families: list[FamilyResult], memory: list[dict[str, Any]]) -> str:
     """Both tables."""
     lines = ["| family | pipeline | fidelity | ratio | LoRA round trip |", "|---|---|---|---|---|"]
     lines += [
@@ -172,7 +172,7 @@ def main() -> None:
         "memory": memory,
     }
     (arguments.out / "results.json").write_text(json.dumps(about, indent=1) + "\n")
-    (arguments.out / "results.md").write_text(to_markdown(families, memory))
+    (arguments.out / "results.md").write_text(families_table(families, memory))
 
 
 if __name__ == "__main__":

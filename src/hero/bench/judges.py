@@ -20,9 +20,9 @@ from hero.ids import prompt_index_of
 from hero.tasks import TASKS, Task
 from hero.tinyworld.mixture import SUCCESS_SHARE
 from hero.tinyworld.scene import Scene
-from hero.tinyworld.scenes import SCENE_FAMILIES, family_of, views
+from hero.tinyworld.scenes import SCENE_FAMILIES, scene_family_of, views
 
-__all__ = ["accuracy_of", "degraded", "draw", "main"]
+__all__ = ["accuracy_of", "degraded", "draw_outcome", "main"]
 
 
 def degraded(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
@@ -34,11 +34,11 @@ def degraded(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Image.I
     return image.resize((48, 48), Image.Resampling.BILINEAR).resize((64, 64), Image.Resampling.BILINEAR)
 
 
-def draw(task: Task, prompt: str, success: bool, rng: np.random.Generator) -> Scene:
+def draw_outcome(task: Task, prompt: str, success: bool, rng: np.random.Generator) -> Scene:
     """A scene of `task` with the outcome `success`, every draw from `rng`."""
     if task.name == "green-view":  # its fact is independent of the family's own success
         return views.draw(prompt, rng, green=success)
-    return SCENE_FAMILIES[family_of(prompt)].draw(prompt, rng, success=success)
+    return SCENE_FAMILIES[scene_family_of(prompt)].draw(prompt, rng, success=success)
 
 
 def accuracy_of(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
@@ -49,8 +49,8 @@ def accuracy_of(task: Task, scenes: int, seed: int = 0) -> tuple[float, float]:
     clean = dim = 0
     for index in range(scenes):
         prompt = task.prompts[prompt_index_of(index // 2, len(task.prompts))]
-        scene = draw(task, prompt, index % 2 == 0, rng)
-        truth = SCENE_FAMILIES[family_of(prompt)].succeeds(task.name, scene.facts)
+        scene = draw_outcome(task, prompt, index % 2 == 0, rng)
+        truth = SCENE_FAMILIES[scene_family_of(prompt)].succeeds(task.name, scene.facts)
         clean += task.judge(Image.fromarray(scene.image)).success == truth
         dim += task.judge(degraded(scene.image, rng)).success == truth
     return clean / scenes, dim / scenes

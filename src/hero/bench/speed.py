@@ -25,7 +25,7 @@ from hero.rollout import concatenate, rollout
 from hero.types import Judged, Trajectory
 from hero.update import make_update
 
-__all__ = ["Speed", "measure_speed", "model_folder", "peak_flops", "to_markdown", "write_speed"]
+__all__ = ["Speed", "measure_speed", "model_folder", "peak_flops", "speed_table", "write_speed"]
 
 _RANDOM = "-random"
 
@@ -118,10 +118,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 def write_speed(speed: Speed, out: Path) -> None:
     """Writes speed.json and speed.md into `out`."""
     (out / "speed.json").write_text(json.dumps({"hero": __version__, **asdict(speed)}, indent=1) + "\n")
-    (out / "speed.md").write_text(to_markdown(speed))
+    (out / "speed.md").write_text(speed_table(speed))
 
 
-def to_markdown(speed: Speed) -> str:
+def speed_table(speed: Speed) -> str:
     """A table of one row."""
     head = "| model | device | precision | size | images/s | update steps/s | TFLOP/s | of peak | peak memory |"
     row = (

@@ -32,7 +32,7 @@ from hero.run.finished import FinishedRun
 from hero.trained import TrainedRun
 from hero.tuner import Tuner
 
-__all__ = ["Cell", "cluster_interval", "run_success", "summarise", "to_markdown"]
+__all__ = ["Cell", "cluster_interval", "run_success", "success_table", "summarise"]
 
 Verdicts = npt.NDArray[np.bool_]
 
@@ -284,10 +284,10 @@ def write_results(
         + "\n",
         encoding="utf-8",
     )
-    (out / "results.md").write_text(to_markdown(cells), encoding="utf-8")
+    (out / "results.md").write_text(success_table(cells), encoding="utf-8")
 
 
-def to_markdown(cells: Sequence[Cell]) -> str:
+def success_table(cells: Sequence[Cell]) -> str:
     """A table with one row per cell."""
     lines = [
         "| task | method | labels | base | tuned, fresh noise | gain, fresh | tuned, refined noise "

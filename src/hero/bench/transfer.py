@@ -27,7 +27,7 @@ from hero.run.finished import FinishedRun
 from hero.tasks import TASKS, Task, judged_tasks
 from hero.trained import TrainedRun
 
-__all__ = ["Neighbours", "Others", "measure_transfer", "to_markdown", "write_transfer"]
+__all__ = ["Neighbours", "Others", "measure_transfer", "transfer_tables", "write_transfer"]
 
 _FILE = "transfer.json"
 Verdicts = dict[str, list[bool]]
@@ -226,10 +226,10 @@ def write_transfer(neighbours: Sequence[Neighbours], others: Sequence[Others], o
     rows = {"neighbours": [asdict(row) for row in neighbours], "others": [asdict(row) for row in others]}
     text = json.dumps({**about_this(), **rows}, indent=1) + "\n"
     (out / "transfer.json").write_text(text, encoding="utf-8")
-    (out / "transfer.md").write_text(to_markdown(neighbours, others), encoding="utf-8")
+    (out / "transfer.md").write_text(transfer_tables(neighbours, others), encoding="utf-8")
 
 
-def to_markdown(neighbours: Sequence[Neighbours], others: Sequence[Others]) -> str:
+def transfer_tables(neighbours: Sequence[Neighbours], others: Sequence[Others]) -> str:
     """Two tables: neighbouring prompts, one a row; and trained task × measured task, with the gain in brackets.
 
     A gain is bold where its 95 % interval, that of one comparison, does not contain zero.

@@ -45,7 +45,7 @@ def bench_success(
             raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}")
     own = parse_assignments(settings or [])
     quiet_libraries()
-    from hero.bench.success import run_success, to_markdown
+    from hero.bench.success import run_success, success_table
 
     console = Console()
     with interruptible_bench(out):
@@ -59,7 +59,7 @@ def bench_success(
             jobs=jobs,
             report=lambda line: say(console, line),
         )
-    say(console, to_markdown(cells), str(out / "results.md"))
+    say(console, success_table(cells), str(out / "results.md"))
 
 
 @bench_app.command("transfer")
@@ -76,7 +76,7 @@ def bench_transfer(
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
     quiet_libraries()
-    from hero.bench.transfer import measure_transfer, to_markdown, write_transfer
+    from hero.bench.transfer import measure_transfer, transfer_tables, write_transfer
 
     console = Console()
     with interruptible_bench(out):
@@ -88,7 +88,7 @@ def bench_transfer(
             report=lambda line: say(console, line),
         )
         write_transfer(neighbours, others, out)
-    say(console, to_markdown(neighbours, others), str(out / "transfer.md"))
+    say(console, transfer_tables(neighbours, others), str(out / "transfer.md"))
 
 
 @bench_app.command("speed")
@@ -109,7 +109,7 @@ def bench_speed(
 
     own = parse_assignments(settings or [])
     quiet_libraries()
-    from hero.bench.speed import measure_speed, model_folder, to_markdown, write_speed
+    from hero.bench.speed import measure_speed, model_folder, speed_table, write_speed
 
     console = Console()
     with interruptible_bench(out):
@@ -117,4 +117,4 @@ def bench_speed(
         config = configure("hand", model=str(model_folder(model, out)), images_per_round=images, settings=own)
         speed = measure_speed(config, model)
         write_speed(speed, out)
-    say(console, to_markdown(speed), str(out / "speed.md"))
+    say(console, speed_table(speed), str(out / "speed.md"))

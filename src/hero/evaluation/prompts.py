@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hero.tinyworld import NAME as TINYWORLD
-from hero.tinyworld.scenes import caption_weights, family_of
+from hero.tinyworld.scenes import caption_weights, scene_family_of
 
 __all__ = ["EVERYDAY", "unrelated_prompts"]
 
@@ -71,12 +71,12 @@ def _captions_unlike(task_prompts: Sequence[str]) -> tuple[str, ...]:
     families, words = set(), set()
     for prompt in task_prompts:
         try:
-            families.add(family_of(prompt))
+            families.add(scene_family_of(prompt))
         except KeyError:
             words |= _content_words(prompt)
     ranked: dict[str, list[str]] = {}
     for caption, _ in sorted(caption_weights().items(), key=lambda item: (-item[1], item[0])):
-        family = family_of(caption)
+        family = scene_family_of(caption)
         if family not in families and not words & _content_words(caption):
             ranked.setdefault(family, []).append(caption)
     depth = max(map(len, ranked.values()), default=0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hero.errors import ConfigError, RunError, nearest
-from hero.feedback.labelled import Labelled, Written
+from hero.feedback.labelled import LabelledRun, Written
 from hero.feedback.parquet import write_images, write_pairs
 from hero.types import ImageId
 
@@ -42,7 +42,7 @@ def export_feedback(run: Path, format_: str, out: Path) -> Exported:
     """
     if format_ not in FORMATS:
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")
-    labelled = Labelled(run)
+    labelled = LabelledRun(run)
     try:
         with _new_folder(out) as partial:
             file, rows, missing = FORMATS[format_](labelled, partial)
@@ -51,7 +51,7 @@ def export_feedback(run: Path, format_: str, out: Path) -> Exported:
     return Exported(out / file, rows, missing)
 
 
-def _jsonl(labelled: Labelled, folder: Path) -> Written:
+def _jsonl(labelled: LabelledRun, folder: Path) -> Written:
     (folder / "images").mkdir()
     missing: dict[ImageId, None] = {}
     rows = 0
@@ -86,7 +86,7 @@ def _jsonl(labelled: Labelled, folder: Path) -> Written:
     return LABELS_FILE, rows, tuple(missing)
 
 
-FORMATS: Mapping[str, Callable[[Labelled, Path], Written]] = {
+FORMATS: Mapping[str, Callable[[LabelledRun, Path], Written]] = {
     "jsonl": _jsonl,
     "parquet": write_images,
     "pickapic": write_pairs,

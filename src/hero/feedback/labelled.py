@@ -19,13 +19,13 @@ from hero.run import image_file
 from hero.run.finished import FinishedRun
 from hero.types import Answer, Feedback, ImageId
 
-__all__ = ["Labelled", "Written"]
+__all__ = ["LabelledRun", "Written"]
 
 Written = tuple[str, int, tuple[ImageId, ...]]
 """(file, rows, images that were gone)"""
 
 
-class Labelled:
+class LabelledRun:
     """The labels of the run in `folder` with what they speak of.
 
     Args:

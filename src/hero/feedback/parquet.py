@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from hero.errors import ConfigError
-from hero.feedback.labelled import Labelled, Written
+from hero.feedback.labelled import LabelledRun, Written
 from hero.ids import round_of
 from hero.types import Feedback, ImageId
 
@@ -43,7 +43,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def write_images(labelled: Labelled, folder: Path) -> Written:
+def write_images(labelled: LabelledRun, folder: Path) -> Written:
     """One row for each image that was marked, with the verdict learnt from and every evaluator's own."""
     pa = _pyarrow()
     vote = pa.struct(
@@ -117,7 +117,7 @@ def pairs_of(feedback: Feedback, prompt_of: Mapping[ImageId, str]) -> list[tuple
     return list(dict.fromkeys([*same_prompt, *feedback.pairs]))
 
 
-def write_pairs(labelled: Labelled, folder: Path) -> Written:
+def write_pairs(labelled: LabelledRun, folder: Path) -> Written:
     """One row for each pair of each evaluator's submitted answer, under Pick-a-Pic v2's column names."""
     pa = _pyarrow()
     schema = pa.schema(
@@ -182,7 +182,7 @@ def write_pairs(labelled: Labelled, folder: Path) -> Written:
     return FILE, written, tuple(missing)
 
 
-def _uid(labelled: Labelled, image: ImageId) -> str:
+def _uid(labelled: LabelledRun, image: ImageId) -> str:
     """An id that stays apart from other runs' when exports are put together."""
     return f"{labelled.folder.resolve().name}/{image}"
 

@@ -21,7 +21,7 @@ from hero.policies import Conditioning, Policy
 from hero.policies.pipeline import repeated_blocks
 from hero.reward.protocol import Reward
 
-__all__ = ["Costs", "Footprint", "device_memory", "estimate", "gibibytes", "measure", "options_that_fit"]
+__all__ = ["Costs", "Footprint", "device_memory", "estimate", "gibibytes", "measure_costs", "options_that_fit"]
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -90,7 +90,7 @@ class Footprint:
         )
 
 
-def measure(policy: Policy, config: Config, conditioning: Conditioning | None = None) -> Costs:
+def measure_costs(policy: Policy, config: Config, conditioning: Conditioning | None = None) -> Costs:
     """The costs of `policy`, whose denoiser runs once, with gradient; `conditioning` has one row, default: encoded."""
     row = (conditioning or policy.encode(["an image"])).rows(torch.zeros(1, dtype=torch.int64))
     pipeline = policy.pipeline

@@ -20,8 +20,8 @@ from hero.transitions.flow import (
     flow_std,
     flow_target,
     flow_transition,
+    flow_velocity_to_sample,
     velocity_to_noise,
-    velocity_to_sample,
 )
 
 __all__ = ["DDIMSteps", "FlowSteps", "Steps", "ddim_scheduler", "flow_scheduler"]
@@ -221,7 +221,7 @@ class FlowSteps:
         return flow_noised(sample.float(), noise.float(), _beside(t, sample))
 
     def to_sample(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return velocity_to_sample(output.float(), latents.float(), _beside(t, latents))
+        return flow_velocity_to_sample(output.float(), latents.float(), _beside(t, latents))
 
     def to_noise(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return velocity_to_noise(output.float(), latents.float(), _beside(t, latents))

@@ -9,7 +9,7 @@ from hero.config import RewardConfig
 from hero.reward.protocol import Reward
 from hero.types import Judged, Labelled, Trajectory, Verdict
 
-__all__ = ["FIGURES", "advantages", "auc", "foresight", "judge_round", "pairs_of"]
+__all__ = ["FIGURES", "advantages", "auc", "foresight", "judge_round", "preference_pairs"]
 
 _EPSILON = 1e-8
 _NO_VARIANCE = 1e-7
@@ -36,7 +36,7 @@ def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float
     return result
 
 
-def pairs_of(labelled: Labelled) -> tuple[tuple[int, int], ...]:
+def preference_pairs(labelled: Labelled) -> tuple[tuple[int, int], ...]:
     """(winner, loser) rows: the comparisons that were given, or else each good image of a prompt with each bad one."""
     row_of = labelled.row_of
     if labelled.feedback.pairs:
@@ -52,7 +52,7 @@ def pairs_of(labelled: Labelled) -> tuple[tuple[int, int], ...]:
 def judge_round(labelled: Labelled, trajectory: Trajectory, rewards: torch.Tensor, config: RewardConfig) -> Judged:
     """What an update learns from."""
     normalised = advantages(rewards, labelled.prompt_index, clip=config.advantage_clip, min_group=config.min_group)
-    return Judged(trajectory, rewards, normalised, pairs_of(labelled))
+    return Judged(trajectory, rewards, normalised, preference_pairs(labelled))
 
 
 FIGURES: dict[str, str] = {

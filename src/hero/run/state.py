@@ -22,7 +22,7 @@ from hero.memory import Memory
 from hero.noise import make_noise
 from hero.policies import Conditioning, Policy, load_policy
 from hero.reward import Reward, RewardContext, make_reward
-from hero.rollout import draw
+from hero.rollout import draw_micro_batch
 from hero.run import Checkpoint, RunDirectory
 from hero.run.directory import NOISE_FILE
 from hero.run.trackers import Trackers
@@ -250,7 +250,7 @@ def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: U
     """What every process of a run can do with a micro-batch."""
     own = update.tasks(conditioning) if update else {}
     shared: dict[str, Work] = {
-        "draw": partial(draw, policy, conditioning),
+        "draw": partial(draw_micro_batch, policy, conditioning),
         "features": partial(extract, policy, conditioning),
     }
     return {**shared, **reward.tasks(), **own}

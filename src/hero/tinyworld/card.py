@@ -6,7 +6,7 @@ from typing import Any
 
 from hero.tinyworld.mixture import SUCCESS_SHARE
 
-__all__ = ["model_card"]
+__all__ = ["bundled_model_card"]
 
 _CARD = """---
 license: apache-2.0
@@ -71,7 +71,7 @@ Licence: Apache-2.0, like the project.
 """
 
 
-def model_card(pipeline: Any, *, scenes: int, captions: int, history: str, command: str) -> str:
+def bundled_model_card(pipeline: Any, *, scenes: int, captions: int, history: str, command: str) -> str:
     """The card of `pipeline`, as Markdown with the front matter of the Hugging Face Hub.
 
     Args:

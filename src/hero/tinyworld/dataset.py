@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hero.tinyworld.canvas import SIZE
 from hero.tinyworld.mixture import SUCCESS_SHARE
-from hero.tinyworld.scenes import caption_weights, draw
+from hero.tinyworld.scenes import caption_weights, draw_scene
 from hero.tinyworld.training import echo
 
 __all__ = ["Pixels", "Scenes", "encode", "encode_pictures", "render", "render_scene", "to_pictures", "write_folder"]
@@ -50,7 +50,7 @@ def render_scene(seed: int, index: int, shares: Mapping[str, float]) -> tuple[Pi
     rng = np.random.default_rng((seed, _SCENE_STREAM, index))
     captions = sorted(shares)
     caption = str(rng.choice(captions, p=np.array([shares[name] for name in captions])))
-    return draw(caption, rng).image, caption
+    return draw_scene(caption, rng).image, caption
 
 
 def render(work: Path, count: int, seed: int) -> Scenes:

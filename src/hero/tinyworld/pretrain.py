@@ -31,7 +31,7 @@ from hero.tinyworld.architecture import (
     standardise_latents,
     start_branches_at_zero,
 )
-from hero.tinyworld.card import model_card
+from hero.tinyworld.card import bundled_model_card
 from hero.tinyworld.dataset import Pixels, Scenes, encode, encode_pictures, render, to_pictures, write_folder
 from hero.tinyworld.training import Schedule, Trainer, batch_indexes, echo, step_generator
 from hero.tinyworld.vocabulary import build_tokenizer
@@ -205,7 +205,7 @@ def save(work: Path, out: Path, scenes: Scenes, history: str, command: str) -> N
     loads every part in float32.
     """
     pipeline = StableDiffusionPipeline.from_pretrained(work / "pipeline")
-    card = model_card(
+    card = bundled_model_card(
         pipeline, scenes=len(scenes.images), captions=len(scenes.captions), history=history, command=command
     )
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):

@@ -10,16 +10,16 @@ import torch
 
 from hero.transitions import Transition
 
-__all__ = ["flow_noised", "flow_std", "flow_target", "flow_transition", "velocity_to_noise", "velocity_to_sample"]
+__all__ = ["flow_noised", "flow_std", "flow_target", "flow_transition", "flow_velocity_to_sample", "velocity_to_noise"]
 
 
-def velocity_to_sample(velocity: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def flow_velocity_to_sample(velocity: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """x̂_0 = x_t − t·v̂. Tensors (N, C, h, w); `t` broadcasts, e.g. (N, 1, 1, 1)."""
     return latents - t * velocity
 
 
 def velocity_to_noise(velocity: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """x̂_1 = x_t + (1 − t)·v̂; shapes as for `velocity_to_sample`."""
+    """x̂_1 = x_t + (1 − t)·v̂; shapes as for `flow_velocity_to_sample`."""
     return latents + (1 - t) * velocity
 
 

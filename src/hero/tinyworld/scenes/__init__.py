@@ -13,7 +13,7 @@ import numpy as np
 from hero.tinyworld.scene import Scene, SceneFamily
 from hero.tinyworld.scenes import cats, figures, flowers, hands, narcissus, views
 
-__all__ = ["FAMILY_WEIGHTS", "SCENE_FAMILIES", "caption_weights", "draw", "family_of"]
+__all__ = ["FAMILY_WEIGHTS", "SCENE_FAMILIES", "caption_weights", "draw_scene", "scene_family_of"]
 
 SCENE_FAMILIES: Mapping[str, SceneFamily] = MappingProxyType(
     {
@@ -48,7 +48,7 @@ def caption_weights() -> dict[str, float]:
     return shares
 
 
-def family_of(caption: str) -> str:
+def scene_family_of(caption: str) -> str:
     """The name of the family that owns `caption`; KeyError for a caption outside the grammar."""
     for name, family in SCENE_FAMILIES.items():
         if caption in family.captions():
@@ -56,6 +56,6 @@ def family_of(caption: str) -> str:
     raise KeyError(f"no scene family has the caption {caption!r}; hero.tinyworld.scenes.caption_weights() lists all")
 
 
-def draw(caption: str, rng: np.random.Generator, *, success: bool | None = None) -> Scene:
+def draw_scene(caption: str, rng: np.random.Generator, *, success: bool | None = None) -> Scene:
     """A scene of `caption` from its family; `success` forces the outcome of a task's caption."""
-    return SCENE_FAMILIES[family_of(caption)].draw(caption, rng, success=success)
+    return SCENE_FAMILIES[scene_family_of(caption)].draw(caption, rng, success=success)
