@@ -129,13 +129,13 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(random_pipeline: Path) ->
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it, for the background
     options = ["--rounds", "2", "--images-per-round", "4", "--no-evaluate", "--evaluator", "test_cli:interrupts"]
     result = hero("train", "--model", random_pipeline, "--out", "run", *TINY, *options)
-    assert (result.exit_code, result.stderr) == (130, "hero: stopped; `hero resume run` goes on from here\n")
+    assert (result.exit_code, result.stderr) == (130, "hero: stopped; `hero resume run` continues from here\n")
     assert "round 1/2" in result.stdout
     del result  # it holds the traceback, and that the run's lock, as no ended process would
     gc.collect()
     resumed = hero("resume", "run", "--set", "evaluator.name=test_cli:every_other")
     assert resumed.exit_code == 0, resumed.output
-    assert "run goes on after round 1 of 2" in resumed.stdout
+    assert "run continues after round 1 of 2" in resumed.stdout
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -186,7 +186,7 @@ BAD_TRAINING: list[tuple[list[str], str]] = [
     (["--model", ".", "--evaluator", "test_cli:every_other"], "holds no model_index.json"),
     (["--model", "other-family", "--evaluator", "test_cli:every_other"], "PixArtAlphaPipeline are not supported"),
     (["--model", "torn", "--evaluator", "test_cli:every_other"], "torn has no component"),
-    (["--model", "torn"], "the oracle of 'hand' can judge images of the model 'tinyworld' only"),
+    (["--model", "torn"], "the oracle of 'hand' can judge only images of the model 'tinyworld'"),
     (["--out", "taken"], "taken exists and is not an empty folder"),
     (["--out", "broken.toml"], "broken.toml exists and is not an empty folder"),
 ]
@@ -243,7 +243,7 @@ def test_resuming_a_finished_run_says_so(run: Path) -> None:
     learnt = {name: data for name, data in tree(run).items() if not name.startswith((".lock", "report"))}
     result = hero("resume", run)
     assert result.exit_code == 0, result.output
-    assert "run is finished after 2 rounds; `hero resume run --rounds 4` goes on" in result.stdout
+    assert "run is finished after 2 rounds; `hero resume run --rounds 4` continues it" in result.stdout
     after = tree(run)
     assert {name for name, data in learnt.items() if after[name] != data and name != "feedback.db"} == set()
 
@@ -315,9 +315,9 @@ def test_evaluate_with_an_evaluator_of_ones_own_draws_once_and_judges_blind(run:
     ("evaluator", "said"),
     [
         ("test_cli:nobody", "has no 'nobody'"),
-        ("clip", "name what is good"),
+        ("clip", "say what is good"),
         ("oracel", "did you mean 'oracle'"),
-        ("python", "the evaluator 'python' is the caller"),
+        ("python", "the evaluator 'python' stands for the caller"),
     ],
 )
 def test_evaluate_refuses_a_judge_that_is_none_before_drawing(run: Path, evaluator: str, said: str) -> None:

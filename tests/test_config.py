@@ -57,7 +57,7 @@ ONE_PROMPT: dict[str, Any] = {"task": {"prompts": ["a cat"]}}
         ({"reward": {"kind": "label", "label": {}}}, "unknown setting 'reward.label'"),
         ({"selection": {"drawn": 8}}, "selection.drawn is 8, less than sampling.images_per_round, 64"),
         ({"selection": {"drawn": 80}}, "selection.kind 'all' shows every drawn image"),
-        ({"distributed": {"shard": True}, "model": {"compile": True}}, "does not go with model.compile"),
+        ({"distributed": {"shard": True}, "model": {"compile": True}}, "cannot be combined with model.compile"),
         ({"distributed": {"shard": True}, "model": {"device": "cuda:1"}}, "leave it at auto"),
     ],
 )
@@ -91,7 +91,7 @@ def test_tables_of_kinds_that_are_not_chosen_are_left_out_of_a_recipe_but_refuse
     config = configure("hand", method="ddpo", settings=shared)
     assert config.update.table(PPOSettings).clip_range == 0.5
     assert config.reward.own is None
-    with pytest.raises(ConfigError, match=r"reward\.similarity is for reward\.kind = 'similarity', and this run's is"):
+    with pytest.raises(ConfigError, match=r"reward\.similarity is for reward\.kind = 'similarity', but this run's is"):
         check_used(shared, config)
     frozen = overlaid(config.model_dump(), {"update": {"kind": "none"}})
     assert "ppo" not in frozen["update"]

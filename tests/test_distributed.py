@@ -233,7 +233,7 @@ def test_processes_that_share_a_model_do_each_task_together(failing: int, said: 
         "ConfigError: one",
         "[(0, 21.0)]",
         said,
-        "TrainingError: the processes are no longer together after a failure; `hero resume` goes on",
+        "TrainingError: the processes are out of step after a failure; `hero resume` continues the run",
         "True",
     ], done.stderr
     assert (done.returncode, done.stderr) == (0, "")

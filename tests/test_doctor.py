@@ -44,7 +44,7 @@ def test_the_model_is_tried_against_the_library_and_for_ratio_one(checks: dict[s
 
 def test_the_memory_of_a_run_is_estimated(checks: dict[str, Check]) -> None:
     assert "weights" in checks["memory"].detail
-    assert "in the computer's memory" in checks["memory"].detail
+    assert "in main memory" in checks["memory"].detail
 
 
 def test_a_run_that_does_not_fit_is_told_what_makes_it_fit(

@@ -388,7 +388,7 @@ def test_other_models_drift_on_everyday_prompts_or_on_those_that_are_named() -> 
     assert not set(everyday) & set(caption_weights())
     own = ("a red door", "a fox in the rain")
     assert unrelated_prompts(["a fox in the snow"], model="some/model", own=own) == own
-    with pytest.raises(ConfigError, match="'1 hand' is trained on; drift is measured on other prompts"):
+    with pytest.raises(ConfigError, match="'1 hand' is a training prompt; drift is measured on other prompts"):
         configure("hand", settings={"evaluation": {"drift_prompts": ["a red door", "1 hand"]}})
     with pytest.raises(ConfigError, match="twice"):
         configure("hand", settings={"evaluation": {"drift_prompts": ["a red door", "a red door"]}})

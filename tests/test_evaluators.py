@@ -206,13 +206,13 @@ def test_the_tasks_own_oracle_judges_drawn_scenes() -> None:
         ({"evaluator": {"name": "web"}}, "hero train --evaluator web"),
         ({"evaluator": {"name": "python"}}, r"Tuner\.ask\(\).*Tuner\.tell"),
         ({"task": {"prompts": ["a hat"]}}, "a prompt of your own has no oracle.*--evaluator module:callable"),
-        ({"task": {"name": "hand", "prompts": ["a hat"]}}, "own has no oracle: 'a hat' is not of 'hand'"),
+        ({"task": {"name": "hand", "prompts": ["a hat"]}}, "own has no oracle: 'a hat' does not belong to 'hand'"),
         (
             {"task": {"name": "blue-rose", "prompts": ["photo of two red roses in a vase"]}},
-            "asks for something else than the task 'blue-rose'",
+            "does not ask for what the oracle of the task 'blue-rose' judges",
         ),
         ({"task": {"name": "hend", "prompts": ["1 hand"]}}, "did you mean 'hand'"),
-        ({"model": {"path": "some/model"}}, "'tinyworld' only, not of 'some/model'.*module:callable"),
+        ({"model": {"path": "some/model"}}, "'tinyworld', not of 'some/model'.*module:callable"),
     ],
 )
 def test_what_cannot_be_resolved_says_what_to_do(layers: dict[str, object], message: str) -> None:
@@ -297,12 +297,12 @@ def failing(batch: ImageBatch) -> Feedback:
 @pytest.mark.parametrize(
     ("evaluator", "message"),
     [
-        (3, "int is no evaluator"),
+        (3, "int is not an evaluator"),
         (failing, "raised KeyError"),
         (painting, "changed the images"),
         (lambda batch: {batch.ids[0]: "good"}, "returned a dict; return hero.Feedback"),
         (lambda batch: None, "returned a NoneType"),
-        (lambda batch: Feedback(), "said nothing of any image"),
+        (lambda batch: Feedback(), "labelled no image"),
         (lambda batch: Feedback({"0": "good"}), "not in this batch"),
         (lambda batch: Feedback({batch.ids[0]: "bad"}, best=batch.ids[0]), "not marked good"),
         (lambda batch: Feedback({batch.ids[0]: "good"}, best=batch.ids[0]), "unlabelled, not bad"),

@@ -232,7 +232,7 @@ def test_a_file_written_by_hand_is_enough(tmp_path: Path, tiny_config: Callable[
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     assert start_from_labels(read_labels(file), tiny_config(rounds=1), tmp_path / "run") == Started(0, 4, 0)
-    with pytest.raises(FeedbackError, match="no label is of an image with a prompt of this run"):
+    with pytest.raises(FeedbackError, match="no label is for an image with a prompt of this run"):
         start_from_labels(read_labels(file), tiny_config(prompts=("a cat",)), tmp_path / "other")
 
 
@@ -242,7 +242,7 @@ def test_a_file_written_by_hand_is_enough(tmp_path: Path, tiny_config: Callable[
         ("{", "line 2"),
         ("[]", "not a JSON object"),
         ('{"kind": "verdict", "value": "good", "image": "a.png"}', "it has no 'prompt'"),
-        ('{"kind": "verdict", "value": "fine", "image": "a.png", "prompt": "x"}', "'fine' is no value of a verdict"),
+        ('{"kind": "verdict", "value": "fine", "image": "a.png", "prompt": "x"}', "'fine' is not a value of a verdict"),
         ('{"kind": "verdict", "value": "good", "image": "gone.png", "prompt": "x"}', "there is no image"),
     ],
 )

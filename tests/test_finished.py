@@ -210,7 +210,7 @@ def test_a_store_is_read_whole_without_a_trace(run: Path, left: str) -> None:
     with store:
         assert [label.evaluator for label in store.labels(3)] == ([] if left == "closed" else ["ann"])
         assert store.answer(1) is not None
-        with pytest.raises(RunError, match="opened to be read"):
+        with pytest.raises(RunError, match="opened read-only"):
             store.mark(3, "bob", Mark("r0003-i0001", "verdict", "bad"))
     assert state(run) == before
 
@@ -244,7 +244,7 @@ def test_a_store_of_version_1_is_read_as_if_upgraded_and_stays_as_it_is(run: Pat
 
 def test_a_store_that_is_none_is_refused_in_one_sentence(run: Path) -> None:
     (run / "feedback.db").write_text("no database at all" * 100)
-    with pytest.raises(RunError, match=r"feedback\.db cannot be read .*not a database.*; check that it is whole"):
+    with pytest.raises(RunError, match=r"feedback\.db cannot be read .*not a database.*; check that it is complete"):
         FinishedRun(run).label_store()
 
 

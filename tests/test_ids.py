@@ -35,7 +35,7 @@ def test_ids_are_ordered_as_the_images_are() -> None:
     "name", ["", "r1-i2", "x0001-i0002", "r0001-i00021", "../r0001-i0002", "r0001_i0002", "r0001-i0002\n"]
 )
 def test_what_is_no_id_is_refused(name: str) -> None:
-    with pytest.raises(FeedbackError, match="is no id of an image"):
+    with pytest.raises(FeedbackError, match="is not an image id"):
         round_of(name)
 
 

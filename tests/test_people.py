@@ -278,10 +278,10 @@ def test_a_half_done_round_comes_back_with_its_marks(config: Config, tmp_path: P
         state = Channel(store).state()
         assert (state.phase or {})["phase"] == "stopped"
         assert store.given(1, "zoe") == Feedback({first: "good"})
-    with pytest.raises(ConfigError, match="round 1 was drawn with other settings and has labels already"):
+    with pytest.raises(ConfigError, match="round 1 was drawn with other settings and already has labels"):
         Tuner.resume(run, {"sampling": {"guidance_scale": 4.0}})
     (run / "checkpoints" / "0001-asked" / "state.json").unlink()  # as if it had been killed while it drew
-    with pytest.raises(ConfigError, match="has labels already"):
+    with pytest.raises(ConfigError, match="already has labels"):
         Tuner.resume(run, {"sampling": {"guidance_scale": 4.0}})
     finish(run)
     with LabelStore(run / "feedback.db") as store:
@@ -408,7 +408,7 @@ def test_a_paused_run_learns_only_once_it_goes_on(config: Config, tmp_path: Path
         assert attend(tuner)
     assert len(seen) > 6
     assert not any(learned for _, learned in seen)
-    assert replies(run) == [(True, "Paused."), (True, "Going on.")]
+    assert replies(run) == [(True, "Paused."), (True, "Resumed.")]
     phases = [body["phase"] for _, body in events(run, "phase")]
     assert phases.index("paused") < len(phases) - 1 - phases[::-1].index("learning")
 
@@ -428,7 +428,7 @@ def test_a_pause_holds_up_the_drawing(config: Config, tmp_path: Path) -> None:
     slow = one.model_copy(update={"sampling": one.sampling.model_copy(update={"micro_batch": 1})})
     with Person(run, react=pause), Tuner(slow, run) as tuner:
         assert attend(tuner)
-    assert replies(run) == [(True, "Paused."), (True, "Going on.")]
+    assert replies(run) == [(True, "Paused."), (True, "Resumed.")]
     back = [body["phase"] for _, body in events(run, "phase")]
     assert back[back.index("paused") + 1] in ("drawing", "waiting")
 
@@ -480,7 +480,7 @@ def test_more_rounds_may_be_wanted_at_any_time(config: Config, uninterrupted: Pa
     assert learnt(run) == learnt(uninterrupted)
     assert [body["rounds"] for _, body in events(run, "run")][-1] == 3
     assert [done for done, _ in replies(run)] == [True, False, True, True]
-    assert "There are rounds to go" in replies(run)[1][1]
+    assert "There are rounds left" in replies(run)[1][1]
 
 
 def test_commands_to_a_run_that_had_ended_are_refused_when_it_is_resumed(config: Config, tmp_path: Path) -> None:

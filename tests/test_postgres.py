@@ -174,7 +174,7 @@ def test_a_store_that_is_only_read_is_neither_made_nor_written(url: str) -> None
         store.record(1, Feedback({"r0001-i0000": "good"}), "ann", 1.0)
     with LabelStore(url, read_only=True) as store:
         assert store.answer(1) is not None
-        with pytest.raises(RunError, match="opened to be read"):
+        with pytest.raises(RunError, match="opened read-only"):
             store.mark(2, "ann", Mark("r0002-i0000", "verdict", "good"))
         with pytest.raises(RunError, match="read-only"), store.database.transaction(write=False) as connection:
             connection.exec_driver_sql("DELETE FROM meta")

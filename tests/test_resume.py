@@ -408,7 +408,7 @@ def test_a_batch_is_never_learnt_from_under_another_sampler(waiting: Path) -> No
 def test_a_batch_that_is_answered_is_learnt_from_before_its_sampler_changes(waiting: Path) -> None:
     with Tuner.resume(waiting) as tuner:
         tuner.store.record(3, by_brightness(tuner.ask()), "by_brightness", 1.0)
-    with pytest.raises(ConfigError, match="round 3 was drawn with other settings and has labels already"):
+    with pytest.raises(ConfigError, match="round 3 was drawn with other settings and already has labels"):
         Tuner.resume(waiting, {"sampling": {"guidance_scale": 4.0}})
     with Tuner.resume(waiting) as tuner:
         assert tuner.done

@@ -147,7 +147,7 @@ def test_resolve_gives_a_reward_model_and_a_judge_needs_a_threshold(clip: Path, 
 
     assert isinstance(make_evaluator(config(f"clip:{clip}")), RewardModel)
     assert evaluator_named(f"safety:{checker}", config("oracle")).threshold == 0
-    with pytest.raises(ConfigError, match="name what is good"):
+    with pytest.raises(ConfigError, match="say what is good"):
         check_can_judge(f"clip:{clip}", config("oracle"))
     check_can_judge("safety", config("oracle"))
     check_can_judge("web", config("oracle"))
@@ -172,5 +172,5 @@ def test_wrong_options_are_refused_before_anything_is_loaded(name: str, said: st
 def test_a_folder_without_the_model_is_refused(tmp_path: Path, clip: Path) -> None:
     with pytest.raises(ModelError, match="cannot load the clip model"):
         load_reward_model(f"clip:{tmp_path}")
-    with pytest.raises(ModelError, match="is no safety model: it lacks"):
+    with pytest.raises(ModelError, match="is not a safety model: it lacks"):
         load_reward_model(f"safety:{clip}")

@@ -358,7 +358,7 @@ def test_the_answer_to_a_round_is_one_and_stays(store: LabelStore) -> None:
     answer = Answer(Feedback({IDS[0]: "good"}), ("ada", "bob"), "lead:ada", (IDS[1],))
     store.conclude(1, answer)
     assert store.answer(1) == answer
-    with pytest.raises(RunError, match="round 1 has an answer already"):
+    with pytest.raises(RunError, match="round 1 already has an answer"):
         store.conclude(1, answer)
     store.record(1, ANSWER, "cid", 1.0)  # too late: kept, but not what is learnt from
     assert store.answer(1) == answer

@@ -231,7 +231,7 @@ def test_a_run_that_is_stopped_from_the_page_ends_well_and_its_prompt_needs_no_e
         page.command("stop")
         said = training.communicate(timeout=PATIENCE)[0]
         assert training.returncode == 0, said
-    assert f"`hero resume {run}` goes on" in said
+    assert f"`hero resume {run}` continues the run" in said
     assert (run / "lora" / "pytorch_lora_weights.safetensors").is_file()
     assert validate(load_toml(run / "config.toml")).evaluator.name == "web"
 

@@ -1,6 +1,6 @@
 """Teach text-to-image diffusion models from a person's own judgement, online.
 
-Names are imported when first used, so that `import hero.types` (what the labelling page needs) loads no torch.
+Names are imported on first use, so that `import hero.types` (which the labelling page needs) loads no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Config", "Feedback", "ImageBatch", "ImageChunk", "RoundStats", "Tuner", "Verdict", "configure"]
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULE_OF = {
     "Config": "hero.config",
     "Feedback": "hero.types",
     "ImageBatch": "hero.types",
@@ -30,6 +30,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'hero' has no attribute {name!r}")

@@ -22,13 +22,13 @@ def batched(items: Iterable[_Item], size: int) -> list[tuple[_Item, ...]]:
 
 
 def halved(size: int, setting: str) -> int:
-    """Half of a micro-batch of `size` that was too large for the memory; frees what the failed attempt left.
+    """Half of `size`, a micro-batch that did not fit into memory; also frees what the failed attempt left behind.
 
     Args:
-        setting: which setting the size came from, for the error.
+        setting: the setting that the size came from, for the error message.
 
     Raises:
-        TrainingError: a single item was too large already.
+        TrainingError: even a single item was too large.
     """
     if size <= 1:
         raise TrainingError(

@@ -1,6 +1,6 @@
-"""How each family's own pipeline is called so that it draws as in training: sampler, guidance, latents. No torch.
+"""How to call each family's own pipeline so that it draws as in training: sampler, guidance, latents. No torch.
 
-A family's `library_arguments` says the same with tensors; a test holds the two together.
+A family's `library_arguments` says the same with tensors; a test keeps the two in agreement.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def _scale(sampling: SamplingConfig) -> dict[str, Any]:
 
 
 def _true_cfg(scale: float) -> dict[str, Any]:
-    """Classifier-free guidance where a pipeline's `guidance_scale` is another thing; off without a negative prompt."""
+    """Classifier-free guidance, where `guidance_scale` means something else; off without a negative prompt."""
     return {"true_cfg_scale": scale, "negative_prompt": ""} if scale > 1 else {}
 
 
-def _told_scale(sampling: SamplingConfig) -> dict[str, Any]:
+def _embedded_guidance(sampling: SamplingConfig) -> dict[str, Any]:
     return {**_scale(sampling), **_true_cfg(sampling.true_cfg_scale)}
 
 
@@ -37,8 +37,8 @@ class PipelineCall:
 
     Attributes:
         guidance: settings → the arguments that guide as the policy does.
-        ddim: whether it samples by DDIM, which takes the settings' eta; the others' own samplers add no noise.
-        packed: whether `latents` are one token per 2×2 patch.
+        ddim: whether it samples by DDIM, which takes the settings' eta; the samplers of the others add no noise.
+        packed: whether `latents` hold one token per 2×2 patch.
         fp32_latents: whether `latents` are fp32 whatever the pipeline's dtype.
     """
 
@@ -52,7 +52,7 @@ CALLS: dict[str, PipelineCall] = {
     "StableDiffusionPipeline": PipelineCall(ddim=True),
     "StableDiffusionXLPipeline": PipelineCall(ddim=True),
     "StableDiffusion3Pipeline": PipelineCall(),
-    "FluxPipeline": PipelineCall(_told_scale, packed=True),
+    "FluxPipeline": PipelineCall(_embedded_guidance, packed=True),
     "QwenImagePipeline": PipelineCall(_only_true_cfg, packed=True),
     "ZImagePipeline": PipelineCall(fp32_latents=True),
     "Flux2KleinPipeline": PipelineCall(),

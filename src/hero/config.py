@@ -1,4 +1,4 @@
-"""Every setting of a run: one pydantic model per stage of the road, composed in `Config`.
+"""Every setting of a run: one pydantic model per stage of the loop, composed in `Config`.
 
 Unknown keys are errors that name the nearest known key. Every field has a description; the reference in
 docs/configuration.md is generated from them (`python -m hero.config`), and a test keeps it complete.
@@ -55,7 +55,7 @@ class _Stage(Settings):
 
 
 class _StageOfKinds(Settings):
-    """A stage with a `kind`, and in the table of that name the settings of the chosen kind alone."""
+    """A stage with a `kind` and, in the table of that name, the settings of the chosen kind only."""
 
     model_config = ConfigDict(extra="allow")
     kinds: ClassVar[Registry]
@@ -70,13 +70,14 @@ class _StageOfKinds(Settings):
         own, stage = dict(values), cls.kinds.stage
         kind = own.get("kind", cls.model_fields["kind"].default)
         if not isinstance(kind, str) or kind not in cls.kinds:
-            unknown = f"{stage}.kind = {kind!r}: {nearest(str(kind), cls.kinds)}; of your own: hero --plugin MODULE ..."
+            hint = nearest(str(kind), cls.kinds)
+            unknown = f"{stage}.kind = {kind!r}: {hint}; for one of your own: hero --plugin MODULE ..."
             raise _wrong(_renamed_kind(stage, kind) or unknown)
         for key in own.keys() - cls.model_fields.keys():
             if key == kind and cls.kinds[kind].settings is not None:
                 continue
             if key in cls.kinds and key != kind:
-                raise _wrong(f"{stage}.{key} is for {stage}.kind = {key!r}, and this run's is {kind!r}")
+                raise _wrong(f"{stage}.{key} is for {stage}.kind = {key!r}, but this run's is {kind!r}")
             raise _wrong(_unknown(f"{stage}.{key}", key, [*cls.model_fields, *_tables(cls.kinds, kind)], stage))
         settings = cls.kinds[kind].settings
         if settings is not None:
@@ -90,7 +91,7 @@ class _StageOfKinds(Settings):
 
     @property
     def choice(self) -> Choice:
-        """What the registry says of the chosen kind."""
+        """The registry's entry for the chosen kind."""
         return self.kinds[self.kind]
 
     @property
@@ -100,13 +101,13 @@ class _StageOfKinds(Settings):
         return found if isinstance(found, Settings) else None
 
     def table(self, settings: type[_Table]) -> _Table:
-        """The table of the chosen kind, which has these `settings`."""
+        """The table of the chosen kind, whose class is `settings`."""
         assert isinstance(self.own, settings), f"{self.kinds.stage}.{self.kind} has no {settings.__name__}"
         return self.own
 
 
 def _wrong(text: str) -> PydanticCustomError:
-    """An error whose text names the setting already."""
+    """An error whose text already names the setting."""
     return PydanticCustomError("hero", "{text}", {"text": text})
 
 
@@ -131,33 +132,34 @@ class TaskConfig(_Stage):
 
 
 class ModelConfig(_Stage):
-    """The diffusers pipeline that is trained."""
+    """The diffusers pipeline to train."""
 
     path: str = Field("tinyworld", description="`tinyworld` (bundled), a pipeline folder, or a hub id.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     variant: str | None = Field(None, description="Weight variant of the files, e.g. `fp16`.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
-        description="Precision of the frozen weights and of sampling; LoRA weights are fp32 always.",
+        description="Precision of the frozen weights and of sampling; LoRA weights are always fp32.",
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="Whether the update computes the denoiser's activations twice instead of keeping them: much less "
-        "memory, about a third more time.",
+        description="Whether the update computes the denoiser's activations twice instead of keeping them: it takes "
+        "much less memory and about a third more time.",
     )
     offload: tuple[Literal["text-encoders", "vae"], ...] = Field(
-        (), description="Parts that wait in the computer's memory while they are not needed: `text-encoders`, `vae`."
+        (),
+        description="Parts that are kept in main memory while they are not needed: `text-encoders`, `vae`.",
     )
     vae_slicing: bool = Field(False, description="Whether images are decoded one at a time.")
     vae_tiling: bool = Field(
-        False, description="Whether images are decoded in overlapping tiles; for large images, whose seams may show."
+        False, description="Whether images are decoded in overlapping tiles; for large images; seams may show."
     )
     compile: bool = Field(
         False, description="Whether the denoiser's blocks go through `torch.compile`: slow to start, then faster."
     )
     tf32: bool = Field(False, description="Whether fp32 matrix products on CUDA may use TF32: faster, less exact.")
-    device: str = Field("auto", description="`auto` (an accelerator when there is one), `cpu`, `cuda`, …")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice.")
+    device: str = Field("auto", description="`auto` (an accelerator if there is one), `cpu`, `cuda`, …")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch.")
 
 
 class LoraConfig(_Stage):
@@ -187,10 +189,12 @@ class SamplingConfig(_Stage):
         5.0,
         ge=0,
         description="Guidance scale, as the model's own pipeline reads it: classifier-free guidance, off at ≤ 1 "
-        "(Z-Image: off at 0); for FLUX.1, the scale that the model is told.",
+        "(Z-Image: off at 0); for FLUX.1, the scale that is an input of the model.",
     )
     true_cfg_scale: float = Field(
-        1.0, ge=1, description="FLUX.1: scale of classifier-free guidance on top of the one it is told; 1 means off."
+        1.0,
+        ge=1,
+        description="FLUX.1: scale of classifier-free guidance on top of the one that is its input; 1 means off.",
     )
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
@@ -218,7 +222,7 @@ class SelectionConfig(_StageOfKinds):
         None,
         ge=1,
         le=LARGEST + 1,
-        description="Images drawn in a round, of which sampling.images_per_round are shown; none: no more than those.",
+        description="Images drawn in a round, of which sampling.images_per_round are shown; none: all are shown.",
     )
 
 
@@ -227,7 +231,7 @@ class RewardConfig(_StageOfKinds):
 
     kinds = REWARDS
     kind: str = Field("similarity", description="What turns feedback into a number per image.")
-    advantage_clip: float = Field(5.0, gt=0, description="Advantages are clipped to ± this.")
+    advantage_clip: float = Field(5.0, gt=0, description="Advantages are clipped to ± this value.")
     min_group: int = Field(
         4, ge=2, description="Advantages are normalised per prompt where it has at least this many images."
     )
@@ -243,8 +247,8 @@ class UpdateConfig(_StageOfKinds):
     )
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's learning rate.")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
-    images_per_step: int = Field(8, ge=1, description="Images behind one optimizer step.")
+    max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this value.")
+    images_per_step: int = Field(8, ge=1, description="Images that contribute to one optimizer step.")
     micro_batch: int = Field(
         2,
         ge=1,
@@ -260,7 +264,7 @@ class UpdateConfig(_StageOfKinds):
 
     @property
     def needs_density(self) -> bool:
-        """Whether steps without a density, those of a deterministic sampler, are of no use to it."""
+        """Whether it has no use for steps without a density, which a deterministic sampler takes."""
         return self.choice.needs_density
 
 
@@ -276,14 +280,17 @@ class EvaluatorConfig(_Stage):
     rule: str = Field(
         "majority",
         pattern="^(majority|unanimity|lead:.+)$",
-        description="Web: how several evaluators become one answer: `majority`, `unanimity`, or `lead:NAME`, whose "
-        "word counts. A tie is bad.",
+        description="Web: how the answers of several evaluators become one: `majority`, `unanimity`, or `lead:NAME`, "
+        "whose verdicts decide. A tie counts as bad.",
     )
     previews: int = Field(
-        4, ge=0, le=64, description="Web: images drawn from the same fixed noises after each round, to see the change."
+        4,
+        ge=0,
+        le=64,
+        description="Web: images drawn from the same fixed noises after each round, to make the change visible.",
     )
     linger: float = Field(
-        600.0, ge=0, description="Web: seconds for which a run waits for more rounds after its last one."
+        600.0, ge=0, description="Web: seconds that a run waits after its last round for more to be added."
     )
     store: str | None = Field(
         None,
@@ -295,11 +302,11 @@ class EvaluatorConfig(_Stage):
         0.0,
         ge=-1,
         le=1,
-        description="Oracle: > 0 also rejects successes whose quality is below this; < 0 forgives failures "
-        "whose quality is at least 1 − |this|.",
+        description="Oracle: > 0 also rejects successes whose quality is below this value; < 0 accepts failures "
+        "whose quality is at least 1 − |this value|.",
     )
     fatigue: float = Field(
-        0.0, ge=0, le=1, description="Oracle: extra share of flipped verdicts, growing to this over the run."
+        0.0, ge=0, le=1, description="Oracle: extra share of flipped verdicts, growing to this value over the run."
     )
     best: Literal["quality", "random"] = Field(
         "quality", description="Oracle: the best is the good image of highest quality, or a random good one."
@@ -308,7 +315,7 @@ class EvaluatorConfig(_Stage):
     @model_validator(mode="after")
     def _keeps_no_secret(self) -> Self:
         if self.store is not None and "://" not in self.store:
-            raise ValueError("evaluator.store is no URL; write e.g. postgresql://me@host/labels")
+            raise ValueError("evaluator.store is not a URL; write e.g. postgresql://me@host/labels")
         if self.store is not None and urlsplit(self.store).password is not None:
             raise ValueError(
                 "evaluator.store holds a password, which would be written to config.toml; keep it in ~/.pgpass or in "
@@ -324,8 +331,8 @@ class EvaluationConfig(_Stage):
     seed: int = Field(1_000_003, description="Seed of the held-out noises, the same for every method.")
     drift_prompts: tuple[str, ...] = Field(
         (),
-        description="Prompts that have nothing to do with the task, on which drift is measured; none: captions of the "
-        "tiny world for that model, everyday prompts for others, without those that share a word with the task's.",
+        description="Prompts that have nothing to do with the task, on which drift is measured; if empty, captions of "
+        "the tiny world for that model, everyday prompts for others, without those that share a word with the task's.",
     )
     after_training: bool = Field(True, description="Whether `hero train` evaluates and writes the report.")
 
@@ -344,17 +351,17 @@ class DistributedConfig(_Stage):
     collective_timeout: float = Field(
         600.0,
         gt=0,
-        description="Seconds that an exchange of results may take; waiting for a person is none, and has no limit.",
+        description="Seconds that an exchange of results may take; waiting for a person does not count.",
     )
     shard: bool = Field(
         False,
-        description="Whether each process keeps its part of the denoiser only, and gets the others' when it computes "
-        "(FSDP); also on under an accelerate configuration for FSDP. With one process nothing changes.",
+        description="Whether each process keeps only its part of the denoiser, and gets the other parts when it "
+        "computes (FSDP); also on under an accelerate configuration for FSDP. With one process nothing changes.",
     )
 
 
 class TrackingConfig(_Stage):
-    """Where the figures of each round are also sent; they are in metrics.jsonl always."""
+    """Where the figures of each round are also sent; they are always in metrics.jsonl."""
 
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="Any of `tensorboard` (into the run's folder), `wandb`, `trackio`; each must be installed."
@@ -366,8 +373,8 @@ class TrackingConfig(_Stage):
 class Config(_Stage):
     """A whole run. `hero train` writes it, fully resolved, to config.toml."""
 
-    method: str = Field("hero", description="Name of the recipe that the settings came from.")
-    preset: str = Field("tinyworld", description="Name of the values that the settings came from.")
+    method: str = Field("hero", description="Name of the method that the settings came from.")
+    preset: str = Field("tinyworld", description="Name of the preset that the settings came from.")
     seed: int = Field(0, ge=0, description="Seed of every random draw.")
     rounds: int = Field(8, ge=1, le=9999, description="Rounds of feedback.")
     task: TaskConfig
@@ -392,7 +399,7 @@ class Config(_Stage):
                 stage.own.check(self)
         if own := set(self.evaluation.drift_prompts) & set(self.task.prompts):
             raise ValueError(
-                f"evaluation.drift_prompts: {min(own)!r} is trained on; drift is measured on other prompts"
+                f"evaluation.drift_prompts: {min(own)!r} is a training prompt; drift is measured on other prompts"
             )
         if self.drawn < self.sampling.images_per_round:
             raise ValueError(
@@ -406,17 +413,17 @@ class Config(_Stage):
         if self.sampling.images_per_round < len(self.task.prompts):
             raise ValueError("sampling.images_per_round is smaller than the number of prompts")
         if self.distributed.shard and self.model.compile:
-            raise ValueError("distributed.shard does not go with model.compile; turn one of them off")
+            raise ValueError("distributed.shard cannot be combined with model.compile; turn one of them off")
         if self.distributed.shard and ":" in self.model.device:
             raise ValueError(
-                f"model.device is {self.model.device}, but with distributed.shard each process takes a GPU of its own; "
+                f"model.device is {self.model.device}, but with distributed.shard each process takes its own GPU; "
                 "leave it at auto"
             )
         return self
 
     @property
     def drawn(self) -> int:
-        """Images that are drawn in a round."""
+        """Images drawn in a round."""
         return self.selection.drawn or self.sampling.images_per_round
 
     def to_toml(self) -> str:
@@ -435,7 +442,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlaid(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `below`, whose tables of kinds that are not chosen any more are left out."""
+    """`over` laid over `below`, without the tables in `below` of kinds that are no longer chosen."""
     merged = merge(below, over)
     for stage in _STAGES_OF_KINDS:
         values = merged.get(stage.kinds.stage)
@@ -454,7 +461,7 @@ def check_used(settings: Mapping[str, Any], config: Config) -> None:
         kind, given = getattr(config, name).kind, settings.get(name)
         for key in given if isinstance(given, Mapping) else ():
             if key in stage.kinds and key != kind:
-                raise ConfigError(f"{name}.{key} is for {name}.kind = {key!r}, and this run's is {kind!r}")
+                raise ConfigError(f"{name}.{key} is for {name}.kind = {key!r}, but this run's is {kind!r}")
 
 
 _STAGES_OF_KINDS: tuple[type[_StageOfKinds], ...] = (NoiseConfig, SelectionConfig, RewardConfig, UpdateConfig)
@@ -464,7 +471,7 @@ def validate(values: Mapping[str, Any]) -> Config:
     """`Config` from nested dicts.
 
     Raises:
-        ConfigError: names each wrong key with the nearest known one, and each value out of range.
+        ConfigError: with each unknown key and the nearest known one, and each value out of range.
     """
     try:
         return Config.model_validate(dict(values))
@@ -485,7 +492,7 @@ def _renamed_kind(stage: str, kind: object) -> str:
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run of version 0.1 under the names that they have now; others as they are."""
+    """The settings of a run of version 0.1 under their present names; others unchanged."""
     upgraded = {stage: dict(v) if isinstance(v, Mapping) else v for stage, v in values.items()}
     reward = upgraded.get("reward", {})
     for new, table in RENAMED_KINDS.get(("reward", str(reward.get("kind"))), {}).items():
@@ -495,7 +502,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in upgraded.get(stage, {}):
             value = upgraded[stage].pop(name)
             target = upgraded.setdefault(new_stage, {})
-            if target.get("kind", kind) == kind:  # the settings of kinds that were not chosen meant nothing
+            if target.get("kind", kind) == kind:  # the settings of kinds that were not chosen had no effect
                 target[kind] = {**target.get(kind, {}), new_name: value}
     if not upgraded.get("representation", True):
         del upgraded["representation"]
@@ -503,10 +510,10 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_run_config(file: str | Path, settings: Mapping[str, Any] | None = None) -> Config:
-    """The configuration of a run from its config.toml, of version 0.1 too, with `settings` laid over it.
+    """The configuration of a run from its config.toml (also of version 0.1), with `settings` laid over it.
 
     Raises:
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or is not a valid configuration.
     """
     return validate(overlaid(upgraded(load_toml(file)), settings or {}))
 
@@ -532,11 +539,11 @@ def _explain(item: Any) -> str:
 
 
 def _unknown(dotted: str, name: str, known: Iterable[str], where: str, value: object = None) -> str:
-    """What to say of a setting that does not exist: where it is now, or which is the nearest."""
+    """The message for a setting that does not exist: its present name, or the nearest known one."""
     moved = {old: new for old, new in MOVED.items() if old == dotted or old.startswith(f"{dotted}.")}
     if moved:
         given = [f"{dotted}.{key}" for key in value] if isinstance(value, Mapping) else [dotted]
-        return "; ".join(f"{old} is now {moved[old]}" for old in given if old in moved) or f"{dotted} is gone"
+        return "; ".join(f"{old} is now {moved[old]}" for old in given if old in moved) or f"{dotted} no longer exists"
     return f"unknown setting {dotted!r}; {nearest(name, known)}" + (f" (in {where})" if where else "")
 
 
@@ -555,7 +562,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """`["sampling.eta=0.5", ...]` as nested dicts; a value is TOML, or else a plain string.
+    """`["sampling.eta=0.5", ...]` as nested dicts; a value is read as TOML if possible, else as a plain string.
 
     Raises:
         ConfigError: an assignment without "=" or without a key.
@@ -611,7 +618,7 @@ _REFERENCE_INTRODUCTION = """\
 
 Generated by `python -m hero.config` from the fields' own descriptions; edit `src/hero/config.py`, not this file.
 
-A run's settings are laid over each other, later ones winning: the defaults below, the values of the *preset* (by
+A run's settings come in layers, and later ones win: the defaults below, the values of the *preset* (by
 model: `tinyworld`, `stable-diffusion`, `sdxl`, `sd3` or `flux`), the recipe of the *method* (`hero`, `ddpo`,
 `noise-only`), then your own. Presets and methods are listed in [algorithm.md](algorithm.md#values). The result, fully
 resolved, is written to the run's `config.toml`, which `hero train --config` reads back.
@@ -622,9 +629,9 @@ resolved, is written to the run's `config.toml`, which `hero train --config` rea
 | file | `hero train --config my.toml`, where the TOML tables are the stages below |
 | Python | `hero.configure("hand", settings={"sampling": {"eta": 0.8}, "lora": {"rank": 4}})` |
 
-A stage with a `kind` has the settings of that kind in a table of its own, which is written only for the chosen one:
-`update.kind = "ppo"` and the table `[update.ppo]`. Names that settings had in version 0.1 are errors that give the new
-name; the settings of old run folders are read all the same.
+A stage with a `kind` keeps the settings of that kind in a separate table, which is written only for the chosen kind:
+`update.kind = "ppo"` and the table `[update.ppo]`. A setting's name in version 0.1 is an error that gives the new name;
+the settings of old run directories are still read.
 
 A key that does not exist is an error that names the nearest one that does. Defaults are written as in TOML.
 """

@@ -1,6 +1,6 @@
 """What the command line looks like: progress bars, one line per round, the closing summary.
 
-On a terminal bars are live; elsewhere only finished lines are printed, so that a log stays readable.
+On a terminal, bars are live; elsewhere only finished lines are printed, so that a log stays readable.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["closing_lines", "progress_bar", "quiet_libraries", "round_line", "sa
 
 
 class Advance(Protocol):
-    """Told the images drawn so far, what is going on, and the images in all where that was not known before."""
+    """Called with the images drawn so far, what is going on, and the images in all if that was not known before."""
 
     def __call__(self, completed: int, what: str, total: int | None = None) -> None: ...
 
@@ -42,7 +42,7 @@ def say(console: Console, *lines: str) -> None:
 
 @contextmanager
 def progress_bar(console: Console, what: str, total: int) -> Iterator[Advance]:
-    """A bar over `total` images; silent where `console` is no terminal."""
+    """A bar over `total` images; silent if `console` is not a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -61,7 +61,7 @@ def progress_bar(console: Console, what: str, total: int) -> Iterator[Advance]:
 
 
 def round_line(stats: RoundStats, rounds: int) -> str:
-    """One finished round in words."""
+    """One finished round as a line of text."""
     judged = stats.good + stats.bad
     seconds = stats.seconds_sampling + stats.seconds_waiting + stats.seconds_updating
     parts = [
@@ -77,7 +77,7 @@ def round_line(stats: RoundStats, rounds: int) -> str:
 
 
 def success_lines(result: Mapping[str, Any]) -> list[str]:
-    """The object of `hero evaluate --json` in words."""
+    """The object of `hero evaluate --json` as lines of text."""
     if result["success"]["base"] is None:
         lines = ["success: unknown, no judge was made for this model and these prompts"]
     else:
@@ -116,7 +116,7 @@ def closing_lines(run: Path, rounds: int, result: Mapping[str, Any] | None) -> l
         f"hero evaluate {_quoted(run)}{' --images 500' if evaluated else ''}": (
             "measure it on more images" if evaluated else "measure it against the base model"
         ),
-        f"hero resume {_quoted(run)} --rounds {2 * rounds}": "go on learning",
+        f"hero resume {_quoted(run)} --rounds {2 * rounds}": "continue training",
     }
     width = max(map(len, next_commands))
     commands = [f"  {command:<{width}}  # {what}" for command, what in next_commands.items()]

@@ -1,12 +1,12 @@
 """Several processes for one run. The main one asks, learns and writes; helpers draw and differentiate micro-batches.
 
 `map` is the only thing they do together: micro-batch k goes to process k mod N, and results come back in order, so that
-what is made of them does not depend on N. Between two maps helpers wait for a key in the process group's store, with no
-collective in flight: a person may take a day. They keep no state; the trained parameters go out with every map.
+what is computed from them does not depend on N. Between two maps helpers wait for a key in the process group's store,
+with no collective in flight: a person may take a day. They keep no state; every map sends the trained parameters along.
 
-Where the processes share one denoiser (`distributed.shard`), a task is a collective, too: they do the same one at the
-same time, with or without an item of their own. One that fails in the middle of it leaves the others waiting there, for
-the time that an exchange may take, and then the run is over.
+If the processes share one denoiser (`distributed.shard`), a task is a collective, too: all of them run the same one at
+the same time, whether or not they have an item of their own. If one fails in the middle of it, the others wait there
+for as long as an exchange may take, and then the run is over.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ Work = Callable[[Any], Any]
 """What is done with one micro-batch: a function from an item to a result; both are pickled between processes."""
 
 _PAUSES = (0.001, 1.0)
-"""Seconds between two looks for a key, at first and at last."""
+"""Seconds between two checks for a key: at first, and at most."""
 
 _SHARDING = {"cpu": "gloo", "cuda": "nccl"}
-"""Device → what moves the parts of a denoiser on it."""
+"""Device → the backend that moves the parts of a sharded denoiser."""
 
 _STOP = "stop"
 _runs = count()
-"""Tells apart the runs that one set of processes trains one after another; all count alike."""
+"""Numbers the runs that one set of processes trains one after another; every process counts the same way."""
 
 
 class Workers(Protocol):
-    """The processes that a run has.
+    """The processes of a run.
 
     Attributes:
         size: their number.
-        mesh: what they share the denoiser over; None where each has it whole.
+        mesh: the device mesh over which they share the denoiser; None where each holds all of it.
     """
 
     size: int
@@ -65,22 +65,22 @@ class Workers(Protocol):
         """To be called once, before `map`.
 
         Args:
-            tasks: by name; the same as the helpers'.
-            parameters: what is trained; the same, in the same order, as the helpers'.
+            tasks: by name; the same as in the helpers.
+            parameters: what is trained; the same, in the same order, as in the helpers.
         """
         ...
 
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
-        """The results of `task` on `items`, in order, as they come; all with the parameters as they are now.
+        """The results of `task` on `items`, in order, as they come in; all with the parameters as they are now.
 
         Raises:
-            HeroError, OutOfMemoryError: what the task raises, in whichever process.
+            HeroError, OutOfMemoryError: whatever the task raises, in any process.
             TrainingError: another process failed, ended, or did not answer in time.
         """
         ...
 
     def stop(self) -> None:
-        """Lets the helpers go."""
+        """Releases the helpers."""
         ...
 
 
@@ -114,10 +114,10 @@ def is_helper() -> bool:
 
 
 def connect(config: Config) -> Workers:
-    """The main process's workers: itself, and the helpers there are, who now load the model of `config`, too.
+    """The main process's workers: itself and any helpers, which now load the model of `config`, too.
 
     Raises:
-        ConfigError: started under DeepSpeed or Megatron-LM, or settings that do not go with FSDP.
+        ConfigError: started under DeepSpeed or Megatron-LM, or with settings that do not work with FSDP.
         TrainingError: this is a helper, or the others do not answer.
     """
     if process_count() == 1:
@@ -129,7 +129,7 @@ def connect(config: Config) -> Workers:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Takes the place of a result. `error` is one that the caller knows; None for others."""
+    """Takes the place of a result. `error` is one that the caller handles; None for others."""
 
     process: int
     text: str
@@ -156,7 +156,7 @@ class _Link:
 
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
         self.rank, self.size = state.process_index, state.num_processes
-        # A connection of its own: waiting on it must not hold up the process group's.
+        # A separate connection: waiting on it must not block the process group's.
         store: Any = dist.distributed_c10d._get_default_store()
         self.store = PrefixStore(f"hero/{next(_runs)}", store.clone())
         self.device = state.device.type
@@ -164,13 +164,13 @@ class _Link:
         self.mesh: DeviceMesh | None = None
 
     def open_groups(self, config: Config) -> None:
-        """One for exchanges, and where the denoiser is shared another for its weights.
+        """Opens a group for exchanges and, if the denoiser is shared, another for its weights.
 
         Raises:
             ConfigError: it cannot be shared on this device.
         """
         timeout = timedelta(seconds=config.distributed.collective_timeout)
-        # gloo whatever the devices are: what is exchanged lies on the CPU, and is summed in one order.
+        # gloo on any device: what is exchanged lies on the CPU and is summed in a fixed order.
         self.group = dist.new_group(backend="gloo", timeout=timeout)
         if config.distributed.shard:
             device = "cpu" if config.model.device == "cpu" else self.device
@@ -183,7 +183,7 @@ class _Link:
         """The value of `key`, however long it takes to be set."""
         pause = _PAUSES[0]
         try:
-            while not self.store.check([key]):  # not `wait`, whose every timeout is a warning on stderr
+            while not self.store.check([key]):  # not `wait`, which warns on stderr at every timeout
                 time.sleep(pause)
                 pause = min(2 * pause, _PAUSES[1])
             return self.store.get(key).decode()
@@ -212,24 +212,24 @@ class _Link:
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> TrainingError:
-        """What an exchange that failed with `error` means: a process has said what happened to it, or is gone."""
+        """What a failed exchange means: another process has reported what happened to it, or has ended."""
         with suppress(dist.DistError):
             if self.store.check(["failed"]):
                 return TrainingError(self.store.get("failed").decode())
         return TrainingError(
             f"another of the {self.size} processes ended or did not answer in time ({_reason(error)}); "
-            "the last checkpoint is intact, `hero resume` goes on from it"
+            "the last checkpoint is intact, `hero resume` continues from it"
         )
 
     def attempt(self, task: Work, item: Any) -> Any:
-        """The result, or what went wrong: the exchange that the others wait for takes place in any case.
+        """The result, or what went wrong: the exchange that the others are waiting for takes place in any case.
 
         Raises:
-            TrainingError: it went wrong, here or elsewhere, while all were at it together; no exchange is possible now.
+            TrainingError: it went wrong, here or elsewhere, in the middle of a collective; no exchange is possible now.
         """
         try:
             return task(item)
-        except HeroError as error:  # raised about results, with all passes through the model done
+        except HeroError as error:  # raised about results, after all passes through the model
             return _Failure(self.rank, str(error), error)
         except Exception as error:
             if self.mesh is not None:
@@ -239,7 +239,7 @@ class _Link:
             return _Failure(self.rank, f"{type(error).__name__}: {_first_line(error)}", None)
 
     def _out_of_step(self, error: Exception) -> TrainingError:
-        """What went wrong; the others are told if it was here."""
+        """What went wrong; if it went wrong here, the others are told."""
         if _in_collective(error):
             return self._lost(error)
         problem = f"process {self.rank} failed: {type(error).__name__}: {_first_line(error)}"
@@ -272,8 +272,8 @@ class _Main:
         self._parameters = parameters
 
     def map(self, task: str, items: Sequence[Any]) -> Iterator[Any]:
-        self._check_together()
-        while self._awaited:  # no collective yet: loading a model takes as long as it takes
+        self._check_in_step()
+        while self._awaited:  # no collective yet: loading a model may take any length of time
             process = self._awaited[0]
             if problem := self._link.wait_for(f"ready/{process}"):
                 raise TrainingError(f"process {process}: {problem}")
@@ -293,17 +293,17 @@ class _Main:
                         result.raise_()
                     yield result
         finally:
-            for _ in waves:  # nobody wants the rest
+            for _ in waves:  # the rest is not needed
                 if self._broken:
                     break
                 if self.mesh is not None:
                     self._broadcast(False)
                     break
-                self._gather(None)  # the helpers are at it
+                self._gather(None)  # the helpers are already working on it
 
-    def _check_together(self) -> None:
+    def _check_in_step(self) -> None:
         if self._broken:
-            raise TrainingError("the processes are no longer together after a failure; `hero resume` goes on")
+            raise TrainingError("the processes are out of step after a failure; `hero resume` continues the run")
 
     def _command(self, name: str) -> None:
         self._link.store.set(f"command/{next(self._commands)}", name)
@@ -318,7 +318,7 @@ class _Main:
 
     @contextmanager
     def _breaking(self) -> Iterator[None]:
-        """After an exchange that failed or was interrupted, the processes no longer stand at the same place."""
+        """After an exchange that failed or was interrupted, the processes are no longer in step."""
         try:
             yield
         except BaseException:
@@ -335,7 +335,7 @@ class Helper:
     """A process that works for the main one.
 
     Attributes:
-        config: of the run, as the main process has it.
+        config: the run's, as the main process has it.
         mesh: see `Workers`.
     """
 
@@ -346,10 +346,10 @@ class Helper:
         self.mesh = self._link.mesh
 
     def serve(self, tasks: Mapping[str, Work], parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Does what the main process asks for, until it says that there is no more.
+        """Does what the main process asks for, until it says that there is nothing more to do.
 
         Raises:
-            TrainingError: the main process is gone.
+            TrainingError: the main process has ended.
         """
         self._ready("")
         for number in count():
@@ -365,17 +365,17 @@ class Helper:
             except TrainingError:
                 if self.mesh is None:
                     raise
-                # To end here would end the main process before it can say what went wrong; it gives no more work.
+                # Ending here would end the main process before it can report what went wrong; it sends no more work.
 
     def _work(self, task: Work, items: Sequence[Any]) -> None:
         for start in range(0, len(items), self._link.size):
             if self.mesh is not None and not self._link.broadcast():
-                return  # the rest is not wanted
+                return  # the rest is not needed
             mine = start + self._link.rank
             if mine < len(items):
                 self._link.gather(self._link.attempt(task, items[mine]))
             else:
-                if self.mesh is not None:  # the others cannot do theirs without this one
+                if self.mesh is not None:  # the others cannot compute theirs without this one
                     self._link.attempt(task, items[-1])
                 self._link.gather(None)
 
@@ -392,13 +392,13 @@ def _accelerate_uses(name: str) -> bool:
 
 
 def _in_collective(error: Exception) -> bool:
-    """Whether it was raised within torch.distributed, and not for want of memory."""
+    """Whether it was raised within torch.distributed, and not by running out of memory."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return frames[-1].startswith("torch.distributed") and not isinstance(error, torch.OutOfMemoryError)
 
 
 def _reason(error: BaseException) -> str:
-    """gloo's message without the place in its source, and without what follows the first sentence."""
+    """gloo's message without its source location, and without what follows the first sentence."""
     return re.sub(r"^\[[^]]*\] ", "", _first_line(error)).partition(". ")[0]
 
 
@@ -409,8 +409,8 @@ def _first_line(error: BaseException) -> str:
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Runs `python ARGUMENTS` in `processes` processes of this machine, as torchrun does; returns the exit status.
 
-    When one of them ends before its time, the others are ended too. Processes that were ended by a signal cannot say
-    so: it is said here.
+    When one of them fails, the others are ended too. A process that was ended by a signal cannot report it, so it is
+    reported here.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -435,7 +435,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         if failure.exitcode < 0:
             print(
                 f"hero: process {rank} of {processes} was ended by signal {-failure.exitcode}, and the others with it; "
-                "`hero resume` goes on from the last checkpoint",
+                "`hero resume` continues from the last checkpoint",
                 file=sys.stderr,
             )
             return 1

@@ -46,12 +46,12 @@ MIN_FREE_BYTES = 1_000_000_000
 
 _IMAGES, _STEPS = 2, 4
 _SHARE = 0.9
-"""Of a device's memory that a run may be estimated to need."""
+"""Largest share of a device's memory that a run may be estimated to need."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, whether it is well, what was found, and what to do if it is not."""
+    """One line: what was checked, whether it is all right, what was found, and what to do if it is not."""
 
     name: str
     ok: bool
@@ -69,9 +69,9 @@ def diagnose(
 
     Args:
         model: `tinyworld`, a pipeline folder or a hub id.
-        evaluator: "module:callable" of one's own, tried on one batch; None: not looked at.
+        evaluator: the user's "module:callable", tried on one batch; None: not checked.
         folder: where runs would be written.
-        settings: of the run that the model's memory is estimated for, as nested dicts.
+        settings: of the run for which memory is estimated, as nested dicts.
     """
     yield _python()
     yield from _packages()
@@ -120,14 +120,14 @@ def _disk(folder: Path) -> Check:
         "disk",
         free >= MIN_FREE_BYTES,
         f"{free / 1e9:.1f} GB free in {folder.resolve()}",
-        "free some space, or run hero where there is more: a run keeps its images and checkpoints",
+        "free some space, or run hero where there is more: a run stores its images and checkpoints",
     )
 
 
 def _model(model: str, settings: Mapping[str, Any]) -> Iterator[Check]:
     try:
         config = configure("hand", model=model, settings=settings)
-        yield from _untrained(config)  # its policy is gone before the next one is loaded
+        yield from _untrained(config)  # frees its policy before the next one is loaded
     except HeroError as error:
         remedy = "give a pipeline folder, a hub id or tinyworld with --model; supported pipelines: "
         yield Check("model loads", False, str(error), remedy + ", ".join(FAMILIES))
@@ -145,7 +145,7 @@ def _untrained(config: Config) -> Iterator[Check]:
 
 
 def _attempt(name: str, check: Callable[[], Check]) -> Check:
-    """`check`, or what it failed with: a model may fail in any way (out of memory, say)."""
+    """The result of `check`, or its failure: a model may fail in any way (out of memory, say)."""
     try:
         return check()
     except Exception as error:
@@ -154,7 +154,7 @@ def _attempt(name: str, check: Callable[[], Check]) -> Check:
 
 
 def _short(config: Config, *, eta: float) -> Config:
-    """`config` with a few short trajectories, which nothing is learnt from."""
+    """`config` with a few short trajectories and no learning."""
     settings = {
         "sampling": {"num_steps": _STEPS, "eta": eta, "images_per_round": _IMAGES, "micro_batch": _IMAGES},
         "selection": {"drawn": None},
@@ -213,7 +213,7 @@ def _ratio_one(config: Config) -> Check:
     return Check(
         "ratio one",
         apart <= RATIO_TOLERANCE,
-        f"replayed probability ratios are off 1 by at most {apart:.1e}",
+        f"replayed probability ratios differ from 1 by at most {apart:.1e}",
         "train with recompute_log_probs = always in the table of the update",
     )
 
@@ -231,7 +231,7 @@ def _evaluator(spec: str) -> Iterator[Check]:
         what, _, remedy = message.partition("; ")
         yield Check(name, False, what, remedy or "see docs/extending.md")
     if not messages:
-        yield Check(name, True, f"answered {len(batch)} images with the best kept from a round before")
+        yield Check(name, True, f"answered {len(batch)} images, with a best image kept from an earlier round")
 
 
 def _batch() -> ImageBatch:

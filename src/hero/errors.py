@@ -39,11 +39,11 @@ class RunError(HeroError):
 
 
 class TrainingError(HeroError):
-    """Training cannot go on (a loss that is not a number, say); the last checkpoint is intact."""
+    """Training cannot continue (a loss is not finite, say); the last checkpoint is intact."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown `name`: the nearest known one if there is one, then all of them."""
+    """A hint for an unknown `name`: the nearest known name if one is close, then all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -1,6 +1,6 @@
 """Final latents → their features under the frozen base model, in micro-batches that several processes share.
 
-They do not depend on the LoRA, so those of an image never change: whoever needs them again may keep them.
+They do not depend on the LoRA, so an image's features never change and may be cached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["FeatureBatch", "extract", "features"]
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Final latents whose features are taken together: everything about them but the model.
+    """Final latents whose features are computed together: everything but the model.
 
     Attributes:
         latents: (M, C, h, w).
@@ -31,7 +31,7 @@ class FeatureBatch:
 
 
 def extract(policy: Policy, conditioning: Conditioning, batch: FeatureBatch) -> torch.Tensor:
-    """(M, D) fp32 on the CPU: the features of one micro-batch; what a process does for the task `features`."""
+    """(M, D) fp32 on the CPU: the features of one micro-batch; a process runs this for the task `features`."""
     return policy.features(batch.latents, conditioning.rows(batch.prompt_index))
 
 
@@ -50,8 +50,8 @@ def features(
         conditioning: one row per prompt of the run.
         prompt_index: (N,) int64 on the CPU, which prompt each image was drawn for.
         latents: (N, C, h, w), N ≥ 1.
-        micro_batch: latents in one pass; halved, for what is left, when memory runs out.
-        workers: the processes that do the task `features`; None: this one.
+        micro_batch: latents in one pass; halved for the remaining latents when memory runs out.
+        workers: the processes that run the task `features`; None: this one.
 
     Raises:
         TrainingError: memory runs out with a single image.
@@ -61,7 +61,7 @@ def features(
     done, n = 0, len(latents)
     while done < n:
         batches = [
-            # Views would be sent to other processes with all that they are views of.
+            # A view would be sent to other processes together with the whole tensor that it is a view of.
             FeatureBatch(latents[k : k + micro_batch].clone(), prompt_index[k : k + micro_batch].clone())
             for k in range(done, n, micro_batch)
         ]

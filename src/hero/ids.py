@@ -1,7 +1,7 @@
-"""Names of images, made and taken apart here alone, and which prompt an image is drawn for.
+"""Image ids, formatted and parsed only here, and which prompt an image is drawn for.
 
-Image 12 of round 3 is "r0003-i0012" for ever; previews after a round and the images of a blind evaluation have names of
-the same form with another first letter, so that no two images of a run share one.
+Image 12 of round 3 is always "r0003-i0012". Previews after a round and the images of a blind evaluation have ids of the
+same form with another first letter, so that no two images of a run share one.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ __all__ = [
 ImageId = str
 
 LARGEST = 9999
-"""Largest round and largest index that an id has room for."""
+"""Largest round and largest index that fit into an id."""
 
 _FORM = re.compile(r"[rpe](\d{4})-i(\d{4})")
 
 
 def image_id(round_: int, index: int) -> ImageId:
     """The id of image `index` (from 0) of round `round_` (from 1; 0: imported), e.g. "r0003-i0012"."""
-    return _made("r", round_, index)
+    return _formatted("r", round_, index)
 
 
 def preview_id(round_: int, index: int) -> ImageId:
     """The id of preview `index` after round `round_` (0: before the first), e.g. "p0003-i0001"."""
-    return _made("p", round_, index)
+    return _formatted("p", round_, index)
 
 
 def blind_id(round_: int, place: int) -> ImageId:
     """The id of the image at `place` in round `round_` of a blind evaluation, e.g. "e0001-i0007"."""
-    return _made("e", round_, place)
+    return _formatted("e", round_, place)
 
 
 def round_of(image: ImageId) -> int:
-    """The round in an id. Raises FeedbackError if `image` is no id."""
-    return _taken_apart(image)[0]
+    """The round in an id. Raises FeedbackError if `image` is not an id."""
+    return _parsed(image)[0]
 
 
 def index_of(image: ImageId) -> int:
-    """The index in an id. Raises FeedbackError if `image` is no id."""
-    return _taken_apart(image)[1]
+    """The index in an id. Raises FeedbackError if `image` is not an id."""
+    return _parsed(image)[1]
 
 
 def prompt_index_of(index: int, prompts: int) -> int:
@@ -66,14 +66,14 @@ def prompts_in_turn(prompts: Sequence[str], n: int) -> list[str]:
     return [prompts[prompt_index_of(i, len(prompts))] for i in range(n)]
 
 
-def _made(letter: str, round_: int, index: int) -> ImageId:
+def _formatted(letter: str, round_: int, index: int) -> ImageId:
     if not (0 <= round_ <= LARGEST and 0 <= index <= LARGEST):
         raise ValueError(f"image {index} of round {round_} has no id: both must lie between 0 and {LARGEST}")
     return f"{letter}{round_:04d}-i{index:04d}"
 
 
-def _taken_apart(image: ImageId) -> tuple[int, int]:
+def _parsed(image: ImageId) -> tuple[int, int]:
     found = _FORM.fullmatch(image)
     if found is None:
-        raise FeedbackError(f"{image!r} is no id of an image; ids look like r0003-i0012")
+        raise FeedbackError(f"{image!r} is not an image id; ids look like r0003-i0012")
     return int(found[1]), int(found[2])

@@ -1,4 +1,4 @@
-"""What a run remembers of the images of earlier rounds: of each prompt the best one and the last good ones.
+"""What a run remembers of earlier rounds: for each prompt, the best image and the latest good ones.
 
 An image is remembered by where it began and where it ended, z_T and z_0. Everything that looks back at earlier rounds,
 the feedback-guided noise, the representation and the pages, looks here.
@@ -24,7 +24,7 @@ class Memory:
         best_id: id of the best image so far.
         best: its final latent, (C, h, w).
         good: final latents (G, C, h, w) of the good images without the best, of the last round that had any.
-        best_noise, good_noise: their initial noises; none for images that came in from elsewhere.
+        best_noise, good_noise: their initial noises; none for imported images.
         replay: final latents of earlier rounds, oldest first: (good without the best, bad) per round.
     """
 
@@ -36,7 +36,7 @@ class Memory:
     replay: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
 
     def update_best(self, labelled: Labelled) -> None:
-        """Takes over the bests that the feedback names; one kept from before is here already."""
+        """Stores the best images that the feedback names; one kept from before is already here."""
         for best in labelled.feedback.best:
             row = labelled.row_of.get(best)
             if row is None:
@@ -48,17 +48,17 @@ class Memory:
                 self.best_noise[prompt] = _kept(labelled.initial_noise[row])
 
     def update_good(self, labelled: Labelled, *, replay_rounds: int = 0) -> None:
-        """Takes over the labels of a round that was learnt from, once its bests are taken over.
+        """Stores the good and bad images of a round that the run has learnt from; call `update_best` first.
 
-        `good` is replaced for each prompt that has good images other than its best; `replay` grows by a round for
-        each prompt, and forgets all but the newest `replay_rounds`.
+        `good` is replaced for each prompt that has good images other than its best; `replay` gains a round
+        for each prompt and keeps only the newest `replay_rounds`.
         """
         latents = _kept(labelled.final_latents)
         for prompt in labelled.rows_by_prompt:
             rows = self.others(labelled, prompt)
-            good, bad = latents[rows], latents[labelled.said_of(prompt, Verdict.BAD)]
+            good, bad = latents[rows], latents[labelled.rows_labelled(prompt, Verdict.BAD)]
             if rows:
-                self.good[prompt] = good.clone()  # a checkpoint may hold no tensor twice
+                self.good[prompt] = good.clone()  # a checkpoint must not hold a tensor twice
                 if labelled.initial_noise is not None:
                     self.good_noise[prompt] = _kept(labelled.initial_noise)[rows]
             if replay_rounds:
@@ -67,7 +67,7 @@ class Memory:
     def others(self, labelled: Labelled, prompt: int) -> list[int]:
         """Rows of the good images of `prompt` that are not the best."""
         best = self.best_id.get(prompt)
-        return [row for row in labelled.said_of(prompt, Verdict.GOOD) if labelled.ids[row] != best]
+        return [row for row in labelled.rows_labelled(prompt, Verdict.GOOD) if labelled.ids[row] != best]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """`best.<prompt>`, `good.<prompt>`, `best_noise.<prompt>`, `good_noise.<prompt>`, and

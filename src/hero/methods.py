@@ -1,7 +1,7 @@
-"""Named recipes and value presets: what `--method` and the model choose.
+"""Named recipes and value presets: what `--method` and the model select.
 
-A method says which distribution, reward and update make it up; a preset says with which values, for a kind of
-model. Settings are laid over each other: preset, method, then the caller's own.
+A method says which noise distribution, reward and update to use; a preset gives their values for a kind of model.
+Settings come in layers: the preset, the method, then the caller's own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METHODS: dict[str, Method] = {
     ),
     "ddpo": Method(
         "the labels themselves as reward, fresh initial noise, PPO (baseline)",
-        # Clipped any closer, a rare good image would count no more than one of many bad ones.
+        # With a tighter clip, a rare good image would count no more than one of many bad ones.
         {
             "noise": {"kind": "standard"},
             "reward": {"kind": "label", "advantage_clip": 5.0},
@@ -84,7 +84,7 @@ _STABLE_DIFFUSION: dict[str, Any] = {
 }
 
 _LARGE = {"model": {"dtype": "bfloat16", "gradient_checkpointing": True}, "update": {"micro_batch": 1}}
-"""What models of some billions of parameters need on one GPU."""
+"""What models with billions of parameters need to fit on one GPU."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "stable-diffusion": _STABLE_DIFFUSION,
@@ -139,7 +139,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Values per kind of model, for every kind of noise, reward and update; those that a method does not use are left out.
 
-Where each comes from is in docs/models.md.
+docs/models.md says where each comes from.
 """
 
 PRESET_OF: dict[str, str] = {
@@ -192,8 +192,8 @@ def configure(
         model: `tinyworld` (the default), a pipeline folder or a hub id.
         method: see `METHODS`; default: `hero`.
         preset: see `PRESETS`; default: by model.
-        settings: any other settings as nested dicts, e.g. {"sampling": {"eta": 0.5}}; these are laid under the
-            named arguments and over method and preset.
+        settings: any other settings as nested dicts, e.g. {"sampling": {"eta": 0.5}}; they override method and
+            preset, and the named arguments override them.
 
     Raises:
         ConfigError: something is unknown or out of range, or both a task and prompts are given.
@@ -227,7 +227,7 @@ def _preset_for(model: Mapping[str, Any]) -> str:
 
 
 def _check_stages(own: Mapping[str, Any]) -> None:
-    """Raises ConfigError where a setting that is looked at before validation has the wrong kind of value."""
+    """Raises ConfigError if a setting that is read before validation has a value of the wrong kind."""
     examples = {"method": "method=hero", "preset": "preset=tinyworld", "task": "task.name=hand"}
     for key, example in (examples | {"model": "model.path=tinyworld"}).items():
         kind = Mapping if "." in example else str

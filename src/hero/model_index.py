@@ -1,4 +1,4 @@
-"""Which pipeline a model is, from its model_index.json alone: no torch, so that settings are resolved at once."""
+"""Which pipeline a model is, from its model_index.json alone: no torch, so that settings are resolved quickly."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def is_folder(model: str) -> bool:
 
 
 def pipeline_class(model: str, revision: str | None = None, *, fetch: bool = True) -> str | None:
-    """The pipeline's class name, e.g. "FluxPipeline"; of a hub id its index is taken from the cache, or fetched.
+    """The pipeline's class name, e.g. "FluxPipeline"; for a hub id the index comes from the cache or is fetched.
 
-    None where it cannot be known; the loader of the model says why.
+    None where it cannot be found out; loading the model then reports why.
     """
     if is_folder(model):
         index = Path(model).expanduser() / "model_index.json"
@@ -25,7 +25,7 @@ def pipeline_class(model: str, revision: str | None = None, *, fetch: bool = Tru
 
         try:
             index = Path(hf_hub_download(model, "model_index.json", revision=revision, local_files_only=not fetch))
-        except Exception:  # no network, no such model, no right to it: each has its own error
+        except Exception:  # no network, no such model, no access to it: each raises its own error
             return None
     try:
         name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")

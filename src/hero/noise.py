@@ -1,7 +1,7 @@
 """Initial-noise distributions: where the trajectories of a round start (feedback-guided image generation).
 
 A distribution is sampled before a round and refitted after it. Which component image i draws from, and every
-number it draws, is a function of (seed, round, i) alone. Which there are is in `hero.registry.NOISES`.
+number it draws, is a function of (seed, round, i) alone. `hero.registry.NOISES` lists the distributions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["FeedbackNoise", "InitialNoise", "StandardNoise", "fresh_noise", "mak
 def fresh_noise(
     n: int, shape: tuple[int, int, int], *, seed: int, round_: int = 0, stage: Stage = Stage.NOISE
 ) -> torch.Tensor:
-    """(n, C, h, w) fp32 on the CPU: draws from N(0, I), of which number i depends on (seed, stage, round, i) alone."""
+    """(n, C, h, w) fp32 on the CPU: draws from N(0, I); draw i depends on (seed, stage, round, i) alone."""
     return torch.stack([normal(shape, generator(seed, stage, round_, i)) for i in range(n)])
 
 
@@ -43,7 +43,7 @@ def perturb(noise: torch.Tensor, xi: torch.Tensor, epsilon: float) -> torch.Tens
 class InitialNoise(Protocol):
     """A distribution over initial noises z_T of shape (C, h, w), one per prompt. Made from (prompts, settings).
 
-    A class that inherits has all but `sample`, and learns nothing.
+    A class that inherits from it has everything but `sample`, and learns nothing.
     """
 
     def __init__(self, prompts: Sequence[str] = (), settings: Settings | None = None) -> None: ...
@@ -61,7 +61,7 @@ class InitialNoise(Protocol):
         ...
 
     def refit(self, memory: Memory) -> None:
-        """Takes over what the run remembers, after a round and when it is resumed."""
+        """Refits to what the run remembers, after a round and when the run is resumed."""
 
     @property
     def fitted(self) -> bool:
@@ -103,8 +103,8 @@ class FeedbackNoise(InitialNoise):
     """The mixture π_HERO = β·N_ε(z_T^best) + (1 − β)/|G|·Σ_{i ∈ G} N_ε(z_T^i), one per prompt.
 
     G are the good images of the last round that had any, without the best. Of the n images of a prompt,
-    floor(β·n) start near the best, spread evenly over the round (a share, not a coin). With G empty β is 1; with
-    no best yet (and for a prompt that was never trained on) it is N(0, I).
+    floor(β·n) start near the best, spread evenly over the round (a fixed share, not coin flips). If G is empty, β is
+    1; with no best yet (and for a prompt that was never trained on) it is N(0, I).
     """
 
     def __init__(self, prompts: Sequence[str], settings: Settings | None = None) -> None:

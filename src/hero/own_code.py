@@ -1,4 +1,4 @@
-"""Modules of the user's own, named on the command line and never by a file; errors say what is missing."""
+"""The user's own modules, named on the command line and never in a file; errors say what is missing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["import_own"]
 
 
 def import_own(name: str, wanted: str) -> ModuleType:
-    """The module `name`, also one of the current directory, which a console script does not search by itself.
+    """The module `name`, also from the current directory, which a console script does not search by itself.
 
     Args:
-        wanted: what it was named for, to begin the error with.
+        wanted: what it was named for; the error message begins with it.
 
     Raises:
         ConfigError: there is no such module, or importing it fails.

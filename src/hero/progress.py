@@ -1,4 +1,4 @@
-"""Progress of what takes long: told by each stage of the road, heard by whoever watches the run."""
+"""Progress of long steps: each stage of the loop reports it to whoever watches the run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 __all__ = ["OnImages", "OnStep", "ignore"]
 
 OnStep = Callable[[str, int, int], None]
-"""Told (what is done, steps done, steps in all); may wait, and whatever it raises interrupts the stage."""
+"""Called with (what is being done, steps done, total steps). It may block; an exception in it interrupts the stage."""
 
 OnImages = Callable[[int, int], None]
-"""Told (images drawn so far, images in all)."""
+"""Called with (images drawn so far, images in all)."""
 
 
 def ignore(what: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """For when nobody is watching."""

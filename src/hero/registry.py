@@ -1,7 +1,7 @@
-"""What a run can be put together from: the kinds of noise, selection, reward and update, each with a table of settings.
+"""What a run can be built from: the kinds of noise, selection, reward and update, each with a table of settings.
 
-A stage of the configuration has a `kind` and, for a kind that has settings of its own, a table of that name:
-`[update] kind = "ppo"` and `[update.ppo]`. A new kind is its implementation and one entry here; from outside the
+A stage of the configuration has a `kind` and, if that kind has its own settings, a table of that name:
+`[update] kind = "ppo"` and `[update.ppo]`. A new kind needs an implementation and one entry here or, from outside the
 package, one call of `Registry.add` (docs/extending.md). Imports no torch.
 """
 
@@ -41,7 +41,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def check(self, config: Any) -> None:
-        """Raises ValueError, with the remedy, where this table does not go with the rest of `config` (a `Config`)."""
+        """Raises ValueError, with the remedy, if this table does not fit the rest of `config` (a `Config`)."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Choice:
 
     Attributes:
         summary: a phrase, for the reference.
-        implementation: "module:name", imported when it is first used, or the class; None: there is nothing to do.
+        implementation: "module:name", imported on first use, or the class itself; None: there is nothing to do.
         settings: its table; None: it has none.
-        needs_density: of updates: whether the steps of the sampler must have one, so that they cannot be deterministic.
-        narrows: of selectors: whether fewer images are shown than are drawn.
+        needs_density: for updates: whether the sampler's steps must have a density, so cannot be deterministic.
+        narrows: for selectors: whether fewer images are shown than are drawn.
     """
 
     summary: str
@@ -89,7 +89,7 @@ class Registry(Mapping[str, Choice]):
         needs_density: bool = False,
         narrows: bool = False,
     ) -> None:
-        """Makes `kind` known; see `Choice`.
+        """Registers `kind`; see `Choice`.
 
         Raises:
             ConfigError: another one has that name, or `settings` is no subclass of `Settings`.
@@ -160,7 +160,7 @@ class SimilaritySettings(Settings):
     batch_size: int = Field(2048, ge=1, description="Triplets per gradient step.")
     learning_rate: float = Field(1e-5, gt=0, description="Adam's learning rate.")
     replay_rounds: int = Field(
-        0, ge=0, description="Earlier rounds whose labels are trained on again; 0, as published: this round's only."
+        0, ge=0, description="Earlier rounds whose labels are trained on again; 0, as published: only this round's."
     )
     margin: float = Field(0.5, ge=0, description="Margin of the triplet loss (distances lie in [0, 1]).")
 
@@ -169,7 +169,7 @@ REWARDS = Registry(
     "reward",
     {
         "similarity": Choice(
-            "how near an image lies to the best one in an embedding learnt from the labels",
+            "how close an image lies to the best one in an embedding learnt from the labels",
             "hero.reward.similarity:Similarity",
             SimilaritySettings,
         ),
@@ -194,7 +194,7 @@ class ReplaySettings(Settings):
     recompute_log_probs: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Whether old log-probabilities are computed again through the training path before the "
-        "first gradient step; `auto`: everywhere but in fp32 on the CPU, where batch shapes hardly matter.",
+        "first gradient step; `auto`: always except in fp32 on the CPU, where batch shapes hardly matter.",
     )
 
     def check(self, config: Any) -> None:
@@ -212,7 +212,7 @@ class PPOSettings(ReplaySettings):
 
 
 class ForwardSettings(Settings):
-    """For updates that noise final latents again, at levels of their own, and need no stored steps."""
+    """For updates that add noise to final latents again, at levels of their own, and need no stored steps."""
 
     levels_per_image: int = Field(
         4, ge=1, description="Noise levels per image and pass: one at random from each equal part of (0, 1]."
@@ -221,12 +221,12 @@ class ForwardSettings(Settings):
         0.0,
         ge=0,
         le=1,
-        description="Share of itself that the model that draws keeps after a round; the rest is the trained one's.",
+        description="Share of its weights that the drawing model keeps after a round; the rest is the trained one's.",
     )
 
 
 FROZEN = "none"
-"""The update that is none."""
+"""The kind that does not update."""
 
 UPDATES = Registry(
     "update",
@@ -252,9 +252,9 @@ MOVED: dict[str, str] = {
         for name in ("clip_range", "timesteps_per_image", "timestep_weight", "recompute_log_probs")
     },
 }
-"""Names that settings had in version 0.1, before each kind had a table of its own, and those that they have now."""
+"""Names of settings in version 0.1, before each kind had its own table → their present names."""
 
 RENAMED_KINDS: dict[tuple[str, str], dict[str, dict[str, str]]] = {
     ("reward", f"similarity-to-{reference}"): {"similarity": {"reference": reference}} for reference in ("best", "good")
 }
-"""(stage, kind) → the kind that it is now, and what its table has then."""
+"""(stage, kind) in version 0.1 → the present kind, and what to put into its table."""

@@ -26,7 +26,7 @@ __all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw_images", "draw_mic
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Images that are drawn together: everything about them but the model.
+    """Images that are drawn together: everything but the model.
 
     Attributes:
         indices: into the round.
@@ -93,8 +93,8 @@ def rollout(
         prompt_index: (N,) int64 on the CPU, which prompt each image is drawn for.
         initial_noise: (N, C, h, w), z_T.
         adapter: which of the policy's adapters draws; None: the one in use, for a process alone.
-        micro_batch: images denoised together; halved, for what is left to draw, when memory runs out.
-        workers: the processes that do the task `draw`; None: this one.
+        micro_batch: images denoised together; halved for the remaining images when memory runs out.
+        workers: the processes that run the task `draw`; None: this one.
 
     Yields:
         Chunks in order. Trajectories are on the CPU in the policy's storage dtype.
@@ -109,7 +109,7 @@ def rollout(
         batches = [
             MicroBatch(
                 range(k, min(k + micro_batch, n)),
-                prompt_index[k : k + micro_batch].clone(),  # a view would be sent with all that it is a view of
+                prompt_index[k : k + micro_batch].clone(),  # a view would be sent with its whole tensor
                 initial_noise[k : k + micro_batch].clone(),
                 seed,
                 stage,
@@ -143,9 +143,9 @@ def _denoise(
         path.append(latents)
         trainable = bool(policy.trainable_steps[k])
         log_probs.append(transition.log_prob(latents) if trainable else torch.zeros(len(latents)))
-    if not torch.isfinite(latents).all():  # what is not a number once stays so to the last step
+    if not torch.isfinite(latents).all():  # a NaN at any step persists to the last one
         raise TrainingError(
-            "the model draws latents that are not numbers; lower update.learning_rate, or use model.dtype "
+            "the model draws latents that are not finite; lower update.learning_rate, or use model.dtype "
             "float32 or bfloat16; the last checkpoint is intact"
         )
     return Trajectory(
@@ -178,7 +178,7 @@ def draw_images(
 ) -> list[Image.Image]:
     """One image per entry of `prompts`, from `noise` (N, C, h, w); step noises are a function of (seed, stage, i).
 
-    `on_chunk` is told how many images each micro-batch added.
+    `on_chunk` is called with the number of images that each micro-batch added.
     """
     distinct = list(dict.fromkeys(prompts))
     index = torch.tensor([distinct.index(p) for p in prompts], dtype=torch.int64)

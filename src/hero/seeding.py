@@ -15,9 +15,9 @@ __all__ = ["Stage", "derive_seed", "generator", "normal"]
 
 
 class Stage(StrEnum):
-    """Every use of random numbers. Two uses never share one: draws of the same stage, round and index are equal.
+    """Every use of random numbers. Each has its own stage, since draws of the same stage, round and index are equal.
 
-    A method from outside the package names its own, a text that begins with its module's name.
+    A method from outside the package uses a stage of its own: a string that begins with its module's name.
     """
 
     NOISE = "noise"

@@ -23,8 +23,8 @@ class Selector(Protocol):
         """Rows of the `shown` images to show, ascending; a pure function of the arguments.
 
         Args:
-            score: what the reward thinks of each of the N drawn images, by what it had learnt before.
-            prompt_index: (N,); prompts take turns, and so should those that are shown.
+            score: the reward's estimate for each of the N drawn images, from what it learnt in earlier rounds.
+            prompt_index: (N,); prompts take turns, and should do so among the shown images, too.
         """
         ...
 
@@ -37,7 +37,7 @@ class ShowAll(Selector):
 
 
 class ShowRandom(Selector):
-    """At random, each prompt with its share: what any other selector has to do better than."""
+    """At random, each prompt with its share: the baseline that any other selector has to beat."""
 
     def select(self, score: Score, prompt_index: torch.Tensor, shown: int, *, seed: int, round_: int) -> list[int]:
         prompts = sorted(set(prompt_index.tolist()))
@@ -45,7 +45,7 @@ class ShowRandom(Selector):
         chosen: list[int] = []
         for place, prompt in enumerate(prompts):
             rows = (prompt_index == prompt).nonzero().flatten()
-            share = len(range(place, shown, len(prompts)))  # as many as have their turn among those that are shown
+            share = len(range(place, shown, len(prompts)))  # as many turns as it has among the images that are shown
             chosen += rows[torch.randperm(len(rows), generator=source)[:share]].tolist()
         return sorted(chosen)
 

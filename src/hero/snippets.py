@@ -1,6 +1,6 @@
 """Python that uses a run's result in a plain diffusers pipeline, as reports and model cards print it.
 
-Each text runs as it is printed, in the order load, draw, refined, where the files that it names are. No torch.
+Each snippet runs as printed, in the order load, draw, refined, in the folder that its file names refer to. No torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFINED = 4
 
 
 def family_of_model(config: Config) -> str:
-    """The pipeline class of a run's model; where its index is not on this machine, that of the run's preset."""
+    """The pipeline class of a run's model; if its index is not on this machine, the one of the run's preset."""
     if config.model.path == TINYWORLD:
         return _FAMILY_OF_PRESET[TINYWORLD]
     known = pipeline_class(config.model.path, config.model.revision, fetch=False)
@@ -38,7 +38,7 @@ class Snippets:
     """The snippets of a run with the settings `config`.
 
     Args:
-        model: what the base model is called where the snippet is read; None: as in `config`.
+        model: the name or path of the base model for the reader of the snippet; None: as in `config`.
     """
 
     def __init__(self, config: Config, model: str | None = None) -> None:
@@ -66,7 +66,7 @@ class Snippets:
         lines = [f"from diffusers import {classes}", *(["", own_import] if own_import else [])]
         lines = [*(["import torch"] if extras else []), *lines, ""]
         lines.append(f"pipeline = DiffusionPipeline.from_pretrained({source}{extras})")
-        if self._call.ddim:  # others than DDIM's own configuration do not say that nothing is clipped
+        if self._call.ddim:  # only DDIM's own configuration says that nothing is clipped
             lines.append("pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)")
         if lora:
             lines.append(f"pipeline.load_lora_weights({_text(lora)})" + (f"  # {comment}" if comment else ""))
@@ -79,7 +79,7 @@ class Snippets:
     def refined(self, file: str, prompt_index: int) -> str:
         """Images of a prompt that start near the noise of its best image; `file` holds the refined noise."""
         call, dtype = self._call, self._config.model.dtype
-        # The file is left by a noise that draws near remembered ones, and its table says how near.
+        # The file comes from a noise that draws near remembered ones; its table of settings says how near.
         spread = f"{self._config.noise.model_dump()[self._config.noise.kind]['epsilon']:.10g}"
         cast = "" if dtype == "float32" or call.fp32_latents else f".to(torch.{dtype})"
         packing = "latents = pipeline._pack_latents(latents, *latents.shape)  # tokens of 2×2 patches"
@@ -102,7 +102,7 @@ class Snippets:
         )
 
     def _arguments(self, prompt: str, *more: str) -> list[str]:
-        """Lines within the call of the pipeline."""
+        """The lines between the parentheses of the pipeline call."""
         sampling = self._config.sampling
         named: dict[str, Any] = {"num_inference_steps": sampling.num_steps, **self._call.guidance(sampling)}
         if self._call.ddim:

@@ -1,4 +1,4 @@
-"""A run opened for use rather than for training: its model with the LoRA on, its refined noise, its figures."""
+"""A run opened for use rather than for training: its model with the LoRA, its refined noise, its figures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TrainedRun:
 
     @property
     def labels(self) -> int:
-        """Labels spent: every image that was shown counts one."""
+        """Labels spent: every image that was shown counts as one."""
         return int(self.history[-1]["labels"]) if self.history else 0
 
     def evaluate(
@@ -76,10 +76,10 @@ class TrainedRun:
 
         Args:
             images, prompts: see `hero.evaluation.evaluate`.
-            base_of: another run on the same model, prompts and settings, evaluated on as many images: its images of
-                the base model are taken, which would be drawn the same.
+            base_of: another run on the same model, prompts and settings, evaluated on as many images. Its images of
+                the base model are reused, since drawing them again would give the same ones.
             out: the folder to write into; None: evaluation/ in the run.
-            progress: told of the images as they are drawn.
+            progress: called as images are drawn.
         """
         started = time.monotonic()
         finished = FinishedRun(self.path, evaluation=out)
@@ -102,7 +102,7 @@ class TrainedRun:
         training = sum(line[key] for line in self.history for key in ("seconds_sampling", "seconds_updating"))
         seconds = {"seconds_training": training, "seconds_evaluating": time.monotonic() - started}
         result = dataclasses.replace(result, details={**result.details, **seconds})
-        for name in (*SETS, "unrelated_base", "unrelated_tuned"):  # those of an earlier evaluation do not stay
+        for name in (*SETS, "unrelated_base", "unrelated_tuned"):  # also removes those of an earlier evaluation
             folder.write_images_under(name, sets.get(name, ()))
         result = dataclasses.replace(result, people=people_said(finished, result.to_dict()))
         folder.write_text(RESULT_FILE, json.dumps(result.to_dict(), indent=1) + "\n")
@@ -126,7 +126,7 @@ class TrainedRun:
             base: draw with the base model, without the LoRA.
 
         Raises:
-            ConfigError: `noise` is neither, or the run has no refined noise for these prompts.
+            ConfigError: `noise` is neither of these, or the run has no refined noise for these prompts.
         """
         chosen = tuple(prompts or self.config.task.prompts)
         wanted = prompts_in_turn(chosen, images)

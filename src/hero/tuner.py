@@ -1,8 +1,8 @@
-"""The whole road: noise → rollout → images → feedback → reward → update → noise. The only module that knows it.
+"""The whole loop: noise → rollout → images → feedback → reward → update → noise. The only module that knows all of it.
 
-`Tuner.ask` gives the images of a round, `Tuner.tell` takes the feedback and learns; `Tuner.run` is the loop of
-both. Each is on disk before it returns, so that a run continues after a kill as if nothing had happened. The steps of a
-round come first here; what keeps them on disk and together comes after.
+`Tuner.ask` returns the images of a round, `Tuner.tell` takes the feedback and learns; `Tuner.run` loops over
+both. Each saves its result to disk before it returns, so that a run continues after a kill as if nothing had happened.
+The steps of a round come first in this file; what stores them and holds them together comes after.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Tuner:
         out: the run directory to make.
 
     Attributes:
-        on_step: told of progress while learning; set it to watch.
+        on_step: called with progress while learning; set it to watch.
 
     Raises:
-        RunError: `out` already holds a run or other files, or the shared label store those of another run.
+        RunError: `out` already holds a run or other files, or the shared label store holds labels of another run.
         ConfigError: a tracker is not installed.
         ModelError: the model cannot be loaded or used.
     """
@@ -70,7 +70,7 @@ class Tuner:
 
     @property
     def policy(self) -> Policy:
-        """The model that is trained."""
+        """The model being trained."""
         return self.learner.policy
 
     @property
@@ -80,12 +80,12 @@ class Tuner:
 
     @property
     def done(self) -> bool:
-        """Whether all rounds have been learnt from."""
+        """Whether the run has learnt from all its rounds."""
         return len(self.history) >= self.config.rounds
 
     @property
     def round(self) -> int:
-        """The round that is asked next or waits for an answer, from 1."""
+        """The round to be asked next, or the one waiting for an answer; from 1."""
         return len(self.history) + 1
 
     @property
@@ -105,8 +105,8 @@ class Tuner:
         """Asks `evaluator` and learns until the run is done; returns every round's figures.
 
         Args:
-            evaluator: a callable ImageBatch → Feedback, or an object that sees images while they are drawn.
-            on_chunk, on_round: told of progress.
+            evaluator: a callable ImageBatch → Feedback, or an object that sees images as they are drawn.
+            on_chunk, on_round: called with progress.
         """
         while not self.done:
             feedback = ask(evaluator, self._round_start(), lambda show: self.ask(_both(show, on_chunk)))
@@ -118,9 +118,9 @@ class Tuner:
     # ------------------------------------------------------------------ ask: noise → rollout → images
 
     def ask(self, on_chunk: OnChunk | None = None) -> ImageBatch:
-        """Draws the images of this round; asked again (also after a restart) it gives the very same ones.
+        """Draws the images of this round; called again (even after a restart) it returns the very same ones.
 
-        `on_chunk` is given the images of each micro-batch as soon as they are drawn.
+        `on_chunk` is called with the images of each micro-batch as soon as they are drawn.
 
         Raises:
             RunError: the run is finished, or the disk is full.
@@ -148,7 +148,7 @@ class Tuner:
         for chunk in self._rollout(index, noise):
             trajectories.append(chunk.trajectory)
             images += chunk.images
-            if not config.selection.choice.narrows:  # every image is shown, and at once
+            if not config.selection.choice.narrows:  # every image is shown, and immediately
                 rows = range(chunk.indices.start, chunk.indices.stop)
                 self._show(rows, ids, chunk.images, prompts, chunk.trajectory.final_latents, on_chunk)
         trajectory = concatenate(trajectories)
@@ -183,17 +183,18 @@ class Tuner:
         """Learns from the answer to the batch of this round.
 
         The labels are on disk before learning starts; what was learnt is in the checkpoint when this returns. If it
-        raises, none of it is, and `resume` learns from the stored labels; only where the files made from the
-        checkpoint (metrics, LoRA) could not be written it is, and `resume` writes them.
+        raises, nothing of this round is in the checkpoint, and `resume` learns from the stored labels. The one
+        exception: if only the files derived from the checkpoint (metrics, LoRA) could not be written, what was learnt
+        is kept, and `resume` writes those files.
 
         Args:
-            feedback: names images by id; an `Answer` was put together of labels that are stored already.
+            feedback: refers to images by id; an `Answer` was combined from labels that are already stored.
             evaluator: who answered, for the label store.
             seconds_waiting: how long the answer took; default: since `ask`.
 
         Raises:
             FeedbackError: `feedback` does not fit the batch; nothing was stored.
-            RunError: nothing was asked, or the disk is full.
+            RunError: no batch was asked for, or the disk is full.
             TrainingError: a loss is not a number.
         """
         if self._asked is None:
@@ -202,7 +203,7 @@ class Tuner:
             raise FeedbackError(f"an evaluator must return hero.Feedback, not {type(feedback).__name__}")
         if self.store.answer(self.round) is not None:  # stored, but learning from it failed
             raise RunError(
-                f"round {self.round} is answered already; Tuner.resume({str(self.directory.path)!r}) learns from it"
+                f"round {self.round} is already answered; Tuner.resume({str(self.directory.path)!r}) learns from it"
             )
         feedback.check(self._asked.batch)
         waited = time.monotonic() - self._asked_at if seconds_waiting is None else seconds_waiting
@@ -218,7 +219,7 @@ class Tuner:
         reward, update, memory = learner.reward, learner.update, learner.memory
         labelled = labelled_round(round_, asked.batch.ids, asked.trajectory, feedback)
 
-        # 1. How well what was learnt so far foresaw these labels, and the best image so far of each prompt.
+        # 1. How well what was learnt so far predicted these labels, and the best image so far of each prompt.
         figures = foresight(reward, labelled)
         memory.update_best(labelled)
 
@@ -250,10 +251,10 @@ class Tuner:
             seconds_updating=time.monotonic() - started,
         )
 
-    # ------------------------------------------------------------------ below: what the steps above stand on
+    # ------------------------------------------------------------------ below: what the steps above rest on
 
     def _rollout(self, prompt_index: torch.Tensor, noise: torch.Tensor) -> Iterator[RolloutChunk]:
-        """The trajectories of this round, by the adapter that the update learns from."""
+        """The trajectories of this round, drawn with the adapter that the update learns from."""
         update = self.learner.update
         return rollout(
             self.policy,
@@ -276,7 +277,7 @@ class Tuner:
         latents: torch.Tensor,
         on_chunk: OnChunk | None,
     ) -> None:
-        """Puts `images`, those of `rows`, on disk, and tells `on_chunk` of them."""
+        """Writes `images`, those of `rows`, to disk, and passes them to `on_chunk`."""
         named = {ids[row]: image for row, image in zip(rows, images, strict=True)}
         self.directory.write_images(named)
         if on_chunk is not None:
@@ -309,13 +310,13 @@ class Tuner:
     def resume(cls, out: str | Path, settings: Mapping[str, Any] | None = None) -> Self:
         """Continues the run in `out`, with `settings` (nested dicts) laid over its own.
 
-        Feedback that was stored but not yet learnt from when the run stopped is learnt from now. A batch that was
-        shown but not answered is drawn anew where `settings` change how images are drawn.
+        If the run stopped before it had learnt from stored feedback, it learns from it now. A batch that was shown but
+        not answered is drawn again where `settings` change how images are drawn.
 
         Raises:
-            RunError: there is no run in `out`, another process trains it, or no checkpoint can be read.
-            ConfigError: `settings` do not fit what the run has learnt or been answered, or name a tracker that is not
-                installed; nothing was changed.
+            RunError: there is no run in `out`, another process is training it, or no checkpoint can be read.
+            ConfigError: `settings` do not fit what the run has learnt or the answers it has, or name a tracker that is
+                not installed; nothing was changed.
         """
         directory = RunDirectory.open(out, settings)
         check_trackers(directory.config.tracking)
@@ -343,7 +344,7 @@ class Tuner:
         self.on_step = ignore
 
     def _restore(self) -> None:
-        """Takes over the newest checkpoint, and the batch that was shown after it if there is one."""
+        """Loads the newest checkpoint, and the batch that was shown after it if there is one."""
         self._asked = None
         if not self.learner.load():
             if self.store.submitted_rounds():
@@ -354,10 +355,10 @@ class Tuner:
             self._asked_at = time.monotonic()
 
     def extend(self, rounds: int) -> None:
-        """Lets the run go on for `rounds` more; on disk when this returns.
+        """Extends the run by `rounds` rounds; on disk when this returns.
 
         Raises:
-            ConfigError: that is more than a run can have.
+            ConfigError: that would be more rounds than a run can have.
         """
         config = validate(merge(self.config.model_dump(), {"rounds": self.config.rounds + rounds}))
         self.directory.write_text("config.toml", config.to_toml())
@@ -382,12 +383,12 @@ class Tuner:
 
 
 def _both(show: OnChunk, also: OnChunk | None) -> OnChunk:
-    def tell(chunk: ImageChunk) -> None:
+    def show_both(chunk: ImageChunk) -> None:
         show(chunk)
         if also is not None:
             also(chunk)
 
-    return tell
+    return show_both
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What flows along the road: noise → rollout → images → feedback → reward → update.
+"""What flows through the loop: noise → rollout → images → feedback → reward → update.
 
 Frozen dataclasses only. This module does not import torch at run time, because the labelling page uses it
-too; image `i` of round `r` has the id `image_id(r, i)` for ever, and feedback names images by id alone.
+too. Image `i` of round `r` always has the id `image_id(r, i)`, and feedback refers to images by id alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Verdict(StrEnum):
-    """What an evaluator says of one image."""
+    """An evaluator's verdict on one image."""
 
     GOOD = "good"
     BAD = "bad"
@@ -53,7 +53,7 @@ class Judgement:
 
     Attributes:
         success: whether the picture shows what the task asks for.
-        quality: in [0, 1], how well; among successes a simulated evaluator picks its best by it.
+        quality: in [0, 1], how well it does so; a simulated evaluator picks its best success by it.
     """
 
     success: bool
@@ -105,13 +105,13 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class ImageChunk:
-    """The images of one micro-batch, as soon as they are drawn.
+    """The images of one micro-batch, handed over as soon as they are drawn.
 
     Attributes:
         round: from 1.
         ids, images, prompts: equally long; `images` are PIL RGB images.
         total: how many images the whole round will have.
-        final_latents: (n, C, h, w), z_0 of each image, where the run draws them; else None.
+        final_latents: (n, C, h, w), z_0 of each image, if the run drew them itself; else None.
     """
 
     round: int
@@ -124,7 +124,7 @@ class ImageChunk:
 
 @dataclass(frozen=True)
 class BestImage:
-    """The best image so far of one prompt; shown beside the new ones, it may stay the best."""
+    """The best image so far of one prompt; it is shown beside the new ones and may remain the best."""
 
     id: ImageId
     image: Image.Image
@@ -133,7 +133,7 @@ class BestImage:
 
 @dataclass(frozen=True)
 class RoundStart:
-    """What an evaluator that watches the drawing is told before the first chunk of a round.
+    """What an evaluator that watches images being drawn is given before the first chunk of a round.
 
     Attributes:
         round: from 1.
@@ -152,7 +152,7 @@ class RoundStart:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """What `Tuner.ask` gives: the images of one round.
+    """What `Tuner.ask` returns: the images of one round.
 
     Attributes:
         round: from 1.
@@ -177,14 +177,14 @@ class ImageBatch:
 
 @dataclass(frozen=True, init=False)
 class Feedback:
-    """An evaluator's answer to one `ImageBatch`. Images are named by id.
+    """An evaluator's answer to one `ImageBatch`. It refers to images by id.
 
     Attributes:
         verdicts: id → good or bad; images left out are unlabelled, not bad.
         best: the best image: a good one of this batch, or the best one kept from before; with several
             prompts, at most one per prompt. Given as an id, several ids or None; always held as a tuple.
-        scores: id → real number, for evaluators and methods that speak scores.
-        pairs: (winner, loser) ids, for evaluators and methods that speak comparisons.
+        scores: id → real number, for evaluators and methods that use scores.
+        pairs: (winner, loser) ids, for evaluators and methods that use comparisons.
     """
 
     verdicts: Mapping[ImageId, Verdict] = field(default_factory=dict)
@@ -219,7 +219,7 @@ class Feedback:
         """The short form: `good_ids` are good, every other image of `batch` is bad.
 
         Raises:
-            FeedbackError: an id that is not of this batch, or one given twice.
+            FeedbackError: an id is not in this batch, or is given twice.
         """
         listed = list(good_ids)
         good = set(listed)
@@ -241,7 +241,7 @@ class Feedback:
         return tuple(i for i, verdict in self.verdicts.items() if verdict is Verdict.BAD)
 
     def ordered(self, batch: ImageBatch) -> Feedback:
-        """What it says of `batch`, in its order: what is learnt does not depend on the order of the clicks."""
+        """Its part on `batch`, in that order, so that what is learnt does not depend on the order of clicks."""
         place = {i: k for k, i in enumerate([*(best.id for best in batch.best), *batch.ids])}
         return Feedback(
             {i: self.verdicts[i] for i in batch.ids if i in self.verdicts},
@@ -298,12 +298,12 @@ class Feedback:
 
 @dataclass(frozen=True, init=False)
 class Answer(Feedback):
-    """What a round is learnt from, put together of what evaluators submitted to the label store.
+    """What the run learns from in a round, combined from what evaluators submitted to the label store.
 
     Attributes:
         evaluators: whose submissions.
         rule: how they were combined: "majority", "unanimity" or "lead:NAME".
-        disagreements: images of which they said different things.
+        disagreements: images on which their verdicts differ.
     """
 
     evaluators: tuple[str, ...] = ()
@@ -351,15 +351,15 @@ def _require_known(ids: Iterable[ImageId], known: Collection[ImageId], round_: i
 
 @dataclass(frozen=True)
 class Labelled:
-    """The images of one round with what an evaluator said of them: what a reward learns from.
+    """The images of one round with their labels: what a reward learns from.
 
     Attributes:
-        round: from 1; 0 for images that came in from elsewhere.
+        round: from 1; 0 for imported images.
         ids: of the N images.
         prompt_index: (N,) int64; which of the run's prompts each was drawn for.
         final_latents: (N, C, h, w), z_0, in the policy's storage dtype.
-        feedback: speaks of `ids`, and maybe of bests that were kept from before.
-        initial_noise: (N, C, h, w), z_T; None where nobody knows it.
+        feedback: on `ids`, and possibly on best images kept from earlier rounds.
+        initial_noise: (N, C, h, w), z_T; None where it is not known.
     """
 
     round: int
@@ -382,20 +382,20 @@ class Labelled:
             rows.setdefault(prompt, []).append(row)
         return dict(sorted(rows.items()))
 
-    def said_of(self, prompt: int, verdict: Verdict) -> list[int]:
+    def rows_labelled(self, prompt: int, verdict: Verdict) -> list[int]:
         """Rows of one prompt with that verdict, in the order of the feedback."""
         mine = {self.ids[row] for row in self.rows_by_prompt.get(prompt, ())}
-        said = self.feedback.good if verdict is Verdict.GOOD else self.feedback.bad
-        return [self.row_of[i] for i in said if i in mine]
+        labelled = self.feedback.good if verdict is Verdict.GOOD else self.feedback.bad
+        return [self.row_of[i] for i in labelled if i in mine]
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a reward thinks of N images that it was not told of.
+    """A reward's estimate for N images whose labels it has not seen.
 
     Attributes:
-        mean: (N,) fp32, higher is better; NaN where it cannot say.
-        uncertainty: (N,) fp32, one standard deviation of `mean`; None where the reward knows of none.
+        mean: (N,) fp32, higher is better; NaN where it has no estimate.
+        uncertainty: (N,) fp32, one standard deviation of `mean`; None where the reward does not estimate it.
     """
 
     mean: torch.Tensor
@@ -410,8 +410,8 @@ class Judged:
         trajectory: N images and how they were drawn.
         rewards: (N,) fp32; NaN where an image has no reward (unlabelled under a label reward).
         advantages: (N,) fp32; 0 where there is no reward or no variance.
-        pairs: (winner, loser) rows, of one prompt each: the comparisons that were given, or else every good image
-            with every bad one.
+        pairs: (winner, loser) rows, each pair within one prompt: the comparisons that were given, or else every good
+            image with every bad one.
     """
 
     trajectory: Trajectory
@@ -423,7 +423,7 @@ class Judged:
 @dataclass(frozen=True)
 class UpdateStats:
     """What an update did: optimizer steps, their mean loss and mean gradient norm before clipping, and the method's own
-    figures, which its class names in `FIGURES`."""
+    figures, which its class lists in `FIGURES`."""
 
     steps: int
     loss: float
@@ -432,15 +432,15 @@ class UpdateStats:
 
 
 _FIGURES_OF_0_1 = ("triplet_loss", "ratio_mean", "first_ratio_deviation", "kl", "clip_fraction")
-"""Keys of metrics.jsonl that stood beside the others in version 0.1."""
+"""Figures that version 0.1 wrote at the top level of a line of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
 class RoundStats:
     """One line of metrics.jsonl; documented key by key in docs/metrics.md.
 
-    `None` means that there is no such figure (no update took place, or the task has no judge). `figures` are the
-    method's own: of its reward and of its update.
+    `None` means that there is no such figure (no update took place, or the task has no judge). `figures` are those
+    of the method's own reward and update.
     """
 
     round: int
@@ -475,7 +475,7 @@ class RoundStats:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundStats:
-        """The inverse of `to_dict`; a line of version 0.1, whose figures stood beside the others, is read too."""
+        """The inverse of `to_dict`; also reads a line of version 0.1, which kept its figures at the top level."""
         names = {f.name for f in fields(cls)}
         figures = {k: values[k] for k in _FIGURES_OF_0_1 if values.get(k) is not None} | values.get("figures", {})
         return cls(

@@ -1,6 +1,6 @@
 """Full-size models with random weights, from their published configurations: for speed and memory, not for pictures.
 
-Configurations are those of the models' config.json on the hub; tokenizers are the miniatures' (lengths are what count).
+Configurations are those of the models' config.json on the hub; tokenizers are the miniatures' (only lengths matter).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class FullSize:
     """A full-size architecture.
 
     Attributes:
-        title: which model it is that of.
+        title: the model that it belongs to.
         pipeline: its class.
-        networks: makes the pipeline's networks; tokenizers are left out where speed and memory do not need them.
+        networks: makes the pipeline's networks; tokenizers are left out if speed and memory do not depend on them.
         scheduler: makes the scheduler.
         others: the pipeline's other arguments.
         conditioning: shapes of one row of the conditioning.
@@ -52,7 +52,7 @@ def save_full_size(name: str, folder: Path, seed: int = 0) -> Path:
     """Writes the pipeline `name` with random weights in fp16 into `folder`, if it is not there; returns it.
 
     Raises:
-        ConfigError: its tokenizers are not made here, so that it could not be loaded.
+        ConfigError: there are no tokenizers for it here, so it could not be loaded.
     """
     full = FULL_SIZE[name]
     others = full.others()
@@ -67,7 +67,7 @@ def save_full_size(name: str, folder: Path, seed: int = 0) -> Path:
 
 
 def costs_of(name: str, config: Config) -> Costs:
-    """What the architecture `name` costs, found without allocating its weights: its tensors have shapes only."""
+    """What the architecture `name` costs, without allocating its weights: its tensors have only shapes."""
     full = FULL_SIZE[name]
     dtype = getattr(torch, config.model.dtype)
     mode: AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True)

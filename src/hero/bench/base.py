@@ -1,7 +1,7 @@
 """Base success of every task: the bundled model before any training, fresh noise, each task's own sampler and judge.
 
 `python -m hero.bench.base --images 500 --out docs/results/base`; with `--model FOLDER` it measures a candidate
-for the bundled model, as it is done when the mixture behind its captions is calibrated.
+for the bundled model, as is done when the mixture behind its captions is calibrated.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def contact_sheet(images: list[Image.Image], verdicts: list[bool]) -> Image.Imag
 
 def main() -> None:
     """The command line of this module: writes results.json, results.md and a contact sheet a task."""
-    judged = judged_tasks(TINYWORLD)  # other judges mean nothing on its images
+    judged = judged_tasks(TINYWORLD)  # other judges are meaningless on its images
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--sheet", type=int, default=48, help="images on each contact sheet")

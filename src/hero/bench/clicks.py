@@ -1,4 +1,4 @@
-"""How long a click takes to be on disk when many people label one round at once: a real server, real connections.
+"""How long it takes to store a click when many people label one round at once: a real server, real connections.
 
 `python -m hero.bench.clicks --evaluators 20 --clicks 40 --out docs/results/clicks`
 """
@@ -49,7 +49,7 @@ class Server:
 
 @dataclass
 class Clicked:
-    """What came of the clicks of some evaluators.
+    """The outcome of the evaluators' clicks.
 
     Attributes:
         seconds: of each acknowledged click, from the first byte sent to the last received.
@@ -68,7 +68,7 @@ class Clicked:
 
 
 def begin_round(store: LabelStore, round_: int = 1, images: int = IMAGES) -> list[str]:
-    """Publishes a round whose images are all drawn; their ids. (Clicks need no image files.)"""
+    """Publishes a round whose images are all drawn; returns their ids. (Clicks need no image files.)"""
     channel = Channel(store)
     ids = [image_id(round_, index) for index in range(images)]
     channel.publish("run", 0, {"name": "clicks", "mode": "train", "prompts": [""], "evaluators": 1, "rule": "majority"})
@@ -80,7 +80,7 @@ def begin_round(store: LabelStore, round_: int = 1, images: int = IMAGES) -> lis
 
 @contextmanager
 def serving(desk: Path, *arguments: str) -> Iterator[Server]:
-    """The server of `desk` as a process of its own, from when it is ready on."""
+    """The server of `desk` as a separate process, once it is ready."""
     token = secrets.token_urlsafe()
     process = subprocess.Popen(
         [sys.executable, "-m", "hero.web", str(desk), "--port", "0", *arguments],
@@ -99,14 +99,14 @@ def serving(desk: Path, *arguments: str) -> Iterator[Server]:
 
 
 async def click(server: Server, names: list[str], ids: list[str], *, clicks: int, pause: float = 0.0) -> Clicked:
-    """Every evaluator of `names` clicks `clicks` times on images of `ids`, each on a connection of its own.
+    """Every evaluator of `names` clicks `clicks` times on images of `ids`, each on a separate connection.
 
     Args:
-        server: where.
+        server: the server to click on.
         names: the evaluators.
         ids: the images of the round.
-        clicks: of each evaluator.
-        pause: mean seconds of thought between two clicks, uniform from 0 to its double; 0: clicks without a pause.
+        clicks: how many by each evaluator.
+        pause: mean seconds of thought between two clicks, uniform from 0 to twice that; 0: clicks without a pause.
     """
     result = Clicked()
     await asyncio.gather(*(_evaluate(server, name, ids, clicks, pause, result) for name in names))

@@ -1,8 +1,8 @@
-"""How often each judge agrees with somebody's eye on images that the bundled model drew.
+"""How often each judge agrees with a human eye on images that the bundled model drew.
 
-`python -m hero.bench.eye --out docs/results/eye` draws a sheet a task where there is none, in the order of drawing
-and without judging. Look at it, and write the numbers of the images that meet the task's criterion, counted from 0 by
-rows, into `labels.json` beside it: `{"hand": [3, 7]}`. The same command then judges the tasks that have labels, from
+`python -m hero.bench.eye --out docs/results/eye` draws one sheet per task if there is none yet, in the order of drawing
+and without judging. Look at it, and write the numbers of the images that meet the task's criterion, counted from 0 row
+by row, into `labels.json` beside it: `{"hand": [3, 7]}`. The same command then judges the tasks that have labels, from
 the sheets, and writes results.json, results.md and the images sorted by verdict.
 """
 
@@ -30,14 +30,14 @@ from hero.tinyworld import NAME as TINYWORLD
 __all__ = ["compare", "join", "main", "split"]
 
 _TILE, _COLUMNS, _SEED = 64, 8, 778
-"""The seed is no benchmark's: nobody has seen these images."""
+"""No benchmark uses this seed: nobody has seen these images."""
 
 _SEED_OF = {"narcissus": 779, "modest-figure": 780}
-"""Tasks whose judges were mended after they had been compared on `_SEED`: theirs are images seen after that only."""
+"""Tasks whose judges were corrected after a comparison on `_SEED`: their images were seen only after that."""
 
 
 def join(images: Sequence[Image.Image]) -> Image.Image:
-    """Images of 64×64 side by side, eight a row, without a gap: `split` gives back the very same pixels."""
+    """Images of 64×64 side by side, eight per row, without a gap: `split` returns exactly the same pixels."""
     sheet = Image.new("RGB", (_COLUMNS * _TILE, -(-len(images) // _COLUMNS) * _TILE))
     for k, image in enumerate(images):
         sheet.paste(image, (k % _COLUMNS * _TILE, k // _COLUMNS * _TILE))
@@ -54,7 +54,7 @@ def compare(verdicts: Sequence[bool], good: Sequence[int]) -> dict[str, Any]:
     """Agreement of a judge's verdicts with the indexes that an eye called good, and where they differ.
 
     Raises:
-        RunError: an index that is repeated, or that no image has.
+        RunError: an index is repeated, or no image has it.
     """
     if len(set(good)) < len(good) or not set(good) <= set(range(len(verdicts))):
         raise RunError(f"the labels name an image twice, or one that is not among 0 to {len(verdicts) - 1}")

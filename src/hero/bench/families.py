@@ -46,7 +46,7 @@ class FamilyResult:
     Attributes:
         fidelity: final latents of a rollout without noise against the pipeline's own call.
         ratio: probability ratios before the first gradient step against 1, over another batch shape.
-        round_trip: final latents with a LoRA, against the pipeline with the file in the library's own loader.
+        round_trip: final latents with a LoRA, against the pipeline with the file loaded by the library's own loader.
     """
 
     family: str
@@ -111,7 +111,7 @@ def _apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def memory_table() -> list[dict[str, Any]]:
-    """What full-size architectures need under their presets, and with less comfort."""
+    """What full-size architectures need under their presets, and with options that save memory."""
     rows = []
     for name, full in FULL_SIZE.items():
         config = configure("hand", preset=_PRESET[name], model="tinyworld")

@@ -26,7 +26,7 @@ __all__ = ["accuracy_of", "degraded", "draw_outcome", "main"]
 
 
 def degraded(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """(64, 64, 3) pixels as a small autoencoder would give them back: blurred, noisy, tinted, resampled."""
+    """(64, 64, 3) pixels as a small autoencoder would reconstruct them: blurred, noisy, tinted, resampled."""
     sigma = float(rng.uniform(0.6, 0.8))
     blurred = ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0))
     noisy = blurred + rng.normal(0, 5, blurred.shape) + rng.uniform(-10, 10, 3)

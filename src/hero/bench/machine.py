@@ -1,4 +1,4 @@
-"""What every committed result says of itself: when, by which version, on what."""
+"""What every committed result records about itself: when, by which version, on which machine."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _GOOD, _BAD, _PAPER, _INK = (38, 160, 96), (196, 70, 62), (255, 255, 255), (40, 
 def before_after(runs: Sequence[Path], columns: int = 12, *, sets: Sequence[str] = (), tile: int = 96) -> Image.Image:
     """Rows of the first `columns` held-out noises: base, tuned from fresh noise, tuned from refined noise.
 
-    `sets` names those wanted (default: all), `tile` is the side of an image in pixels.
+    `sets` names the rows to draw (default: all), `tile` is the side of an image in pixels.
 
     A green line under an image means that the judge calls it a success, a red one that it does not.
 

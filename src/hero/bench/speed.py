@@ -1,4 +1,4 @@
-"""How fast a model draws and learns here: images and optimizer steps a second, arithmetic against the device's peak.
+"""How fast a model draws and learns here: images and optimizer steps per second, arithmetic as a share of the peak.
 
 The peak is measured, not looked up: the fastest large matrix product in the model's precision.
 """
@@ -37,7 +37,7 @@ class Speed:
     Attributes:
         images_per_second: drawn, decoding included.
         steps_per_second: optimizer steps of the update.
-        teraflops: of the denoiser while images are drawn, in 10¹² operations a second.
+        teraflops: those of the denoiser while images are drawn, in 10¹² operations per second.
         peak_share: that, as a share of the device's fastest matrix product.
         peak_memory: bytes; the device's, or the process's on the CPU.
     """
@@ -102,7 +102,7 @@ def measure_speed(config: Config, name: str) -> Speed:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest of a few large square matrix products on `device`."""
+    """Operations per second of the fastest of a few large square matrix products on `device`."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")

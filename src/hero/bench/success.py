@@ -1,6 +1,6 @@
 """Success before and after training: tasks × methods × seeds, on the same held-out noises.
 
-Every run is an ordinary run directory, so an interrupted benchmark goes on where it stopped. Figures from fresh
+Every run is an ordinary run directory, so an interrupted benchmark continues where it stopped. Figures from fresh
 and from refined noise are never mixed.
 """
 
@@ -99,7 +99,7 @@ def run_success(
         images: held-out images per figure.
         settings: as for `configure`.
         jobs: processes that share the runs, each with its part of the processor's cores.
-        report: is given a line for each run as soon as its figures are known.
+        report: called with a line for each run as soon as its figures are known.
 
     Raises:
         RunError: a run under `out` has other settings.
@@ -121,7 +121,7 @@ def run_success(
 
 
 def _figures(run: _Run, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What one run adds to the results: its figures without the verdicts on single images."""
+    """What one run adds to the results: its figures without the verdicts on individual images."""
     named = {"task": run.task, "method": run.method, "seed": run.seed}
     return {**named, **{key: result[key] for key in ("success", "diversity", "drift")}}
 
@@ -148,7 +148,7 @@ def _pooled(results: Mapping[_Run, Mapping[str, Any]]) -> dict[str, dict[str, An
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One run of the benchmark; can be sent to another process."""
+    """One run of the benchmark; it can be sent to another process."""
 
     task: str
     method: str
@@ -162,7 +162,7 @@ class _Run:
         return self.out / "runs" / f"{self.task}-{self.method}-s{self.seed}"
 
     def measure(self) -> dict[str, Any]:
-        """The figures, out of the folder if they are there.
+        """The figures, read from the folder if they are there.
 
         Raises:
             RunError: the folder's run has other settings.
@@ -208,7 +208,7 @@ def _measured(runs: Sequence[_Run], jobs: int) -> Iterator[tuple[_Run, dict[str,
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BaseException:
-        # A worker would go on to the next run. Each run goes on from its last checkpoint, so that nothing is lost.
+        # A worker would start the next run. Each run continues from its last checkpoint, so that nothing is lost.
         for process in multiprocessing.active_children():
             if process not in earlier:
                 process.terminate()
@@ -218,7 +218,7 @@ def _measured(runs: Sequence[_Run], jobs: int) -> Iterator[tuple[_Run, dict[str,
 
 
 def _start_job(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, too, and ends this process
     torch.set_num_threads(threads)
     quiet_libraries()
 
@@ -232,7 +232,7 @@ def _line(task: str, method: str, seed: int, result: Mapping[str, Any]) -> str:
 
 
 def summarise(task: str, method: str, runs: Sequence[Mapping[str, Any]]) -> Cell:
-    """One row out of the evaluations (dicts of `EvaluationResult`) of several seeds."""
+    """One row from the evaluations (dicts of `EvaluationResult`) of several seeds."""
 
     def verdicts(name: str) -> Verdicts | None:
         rows = [run["details"]["verdicts"].get(name) for run in runs]

@@ -1,7 +1,8 @@
 """What a LoRA does beyond its own prompts: on neighbouring prompts of its task, and on all tasks.
 
 It reads the runs of `hero bench success` and draws from fresh noise only, the same held-out noises for the base model
-and for every LoRA. What was drawn is kept beside each run, so that an interrupted measurement goes on where it stopped.
+and for every LoRA. What was drawn is kept beside each run, so that an interrupted measurement continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ class Others:
 def measure_transfer(
     out: Path, seeds: Sequence[int], *, method: str = "hero", images: int = 100, report: Callable[[str], None] = print
 ) -> tuple[list[Neighbours], list[Others]]:
-    """Measures the runs of `method` and `seeds` under `out`/runs, each of its tasks that has all of them evaluated.
+    """Measures the runs of `method` and `seeds` under `out`/runs, for each task of which all of them are evaluated.
 
     Args:
-        images: of each task's own prompts together, and of its neighbouring prompts together.
+        images: in all for each task's own prompts, and in all for its neighbouring prompts.
 
     Raises:
         ValueError: fewer images than a task has neighbouring prompts.
@@ -96,7 +97,7 @@ def measure_transfer(
     for folder, other in configs.items():
         if _drawn_with(other) != _drawn_with(config):
             raise RunError(f"{folder} and {first} draw with different models, samplers or noises: no fair comparison")
-    judged = judged_tasks(config.model.path)  # another model's judge means nothing on these images
+    judged = judged_tasks(config.model.path)  # another model's judge is meaningless on these images
     if unjudged := complete.keys() - judged.keys():
         raise RunError(f"no judge of {', '.join(sorted(unjudged))} was made for {config.model.path}")
 
@@ -128,7 +129,7 @@ def measure_transfer(
 
 
 def _is_evaluated(folder: Path) -> bool:
-    """Whether the run is there, and its evaluation is of its newest round."""
+    """Whether the run exists, and its evaluation is of its newest round."""
     if not (folder / "config.toml").is_file():
         return False
     run = FinishedRun(folder)
@@ -142,7 +143,7 @@ def _drawn_with(config: Config) -> dict[str, Any]:
 
 
 def _question(config: Config, images: int, folder: Path | None) -> dict[str, Any]:
-    """All that stored verdicts depend on; they are of use only as long as it is the same."""
+    """Everything that stored verdicts depend on; they are valid only as long as it is the same."""
     weights = FinishedRun(folder).lora_file if folder else None
     return {
         **_drawn_with(config),

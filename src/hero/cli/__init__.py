@@ -1,7 +1,7 @@
-"""The command line. Thin: it turns options into a configuration, calls the library and prints what came of it.
+"""The command line. Thin: it turns options into a configuration, calls the library and prints the result.
 
 Everything that can be wrong with the options is checked before a model is loaded; torch and diffusers are
-imported inside the commands that need them, so that help, lists and mistakes in the settings answer at once.
+imported inside the commands that need them, so that help, lists and errors in the settings appear at once.
 """
 
 from hero.cli import bench, evaluate, inspect, resume, share, train

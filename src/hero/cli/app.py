@@ -1,4 +1,4 @@
-"""The application: how it answers mistakes and Ctrl-C, and what every command prints with."""
+"""The application: how it handles mistakes and Ctrl-C, and the functions with which every command prints."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def hero_(
         list[str] | None,
         typer.Option(
             metavar="MODULE",
-            help="A module of your own that registers noises, rewards, updates or methods; of the current directory, "
-            "too. Repeatable.",
+            help="Your own module that registers noises, rewards, updates or methods; it may be in the current "
+            "directory. Repeatable.",
         ),
     ] = None,
 ) -> None:
@@ -71,22 +71,22 @@ def hero_(
 
 @contextmanager
 def interruptible(run: Path, command: str = "") -> Iterator[None]:
-    """Ctrl-C within it says that `command`, else `hero resume`, goes on."""
+    """On Ctrl-C within it, prints that `command` (default: `hero resume`) continues."""
     try:
         yield
     except KeyboardInterrupt:
         begun, command = (run / "config.toml").exists(), command or f"hero resume {run}"
-        _complain(f"stopped; `{command}` goes on from here" if begun else "stopped; nothing was written")
+        _complain(f"stopped; `{command}` continues from here" if begun else "stopped; nothing was written")
         raise typer.Exit(_INTERRUPTED) from None
 
 
 @contextmanager
 def interruptible_bench(out: Path) -> Iterator[None]:
-    """Ctrl-C within it says how to go on."""
+    """On Ctrl-C within it, prints how to continue."""
     try:
         yield
     except KeyboardInterrupt:
-        _complain(f"stopped; the same command with --out {out} goes on from here")
+        _complain(f"stopped; the same command with --out {out} continues from here")
         raise typer.Exit(_INTERRUPTED) from None
 
 
@@ -102,5 +102,5 @@ def main() -> None:
     """The entry point `hero`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without ✓ still gets its answer
+            stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ still gets its output
     app()

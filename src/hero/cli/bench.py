@@ -1,4 +1,4 @@
-"""`hero bench`: measurements that go on where they were stopped."""
+"""`hero bench`: measurements that continue where they were stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hero.errors import ConfigError, nearest
 
 __all__ = ["bench_app", "bench_speed", "bench_success", "bench_transfer"]
 
-bench_app = typer.Typer(cls=Group, no_args_is_help=True, help="Benchmarks; each goes on where it was stopped.")
+bench_app = typer.Typer(cls=Group, no_args_is_help=True, help="Benchmarks; each continues where it was stopped.")
 
 
 @bench_app.command("success")

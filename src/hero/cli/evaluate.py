@@ -1,4 +1,4 @@
-"""`hero evaluate`, `hero generate` and `hero report`: what a run has learnt, measured and looked at."""
+"""`hero evaluate`, `hero generate` and `hero report`: measure what a run has learnt, draw with it, and report it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible, print_json
-from hero.cli.options import FAREWELL, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
+from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
 from hero.console import progress_bar, quiet_libraries, say, success_lines
 from hero.errors import RunError
 from hero.run.directory import EVALUATION
@@ -36,7 +36,9 @@ def evaluate(
     images: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Images per figure; default: the run's evaluation.images, for people 48 of them."
+            metavar="N",
+            min=1,
+            help="Images per figure; default: the run's evaluation.images; for blind judging, 48 of them.",
         ),
     ] = None,
     prompt: Prompts = None,
@@ -114,7 +116,7 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="The file to write; default: report.html in the run.")
     ] = None,
 ) -> None:
-    """Write the run's report anew: one HTML file that opens without a server or network."""
+    """Write the run's report again: one HTML file that opens without a server or network."""
     from hero.report import write_report
 
     say(Console(), str(write_report(run, out)))
@@ -127,7 +129,7 @@ def measure(
     images: int | None = None,
     prompts: list[str] | None = None,
     out: Path | None = None,
-    heard: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     count = images or trained.config.evaluation.images
     if not console.is_terminal:
@@ -136,8 +138,8 @@ def measure(
 
         def progress(done: int, total: int) -> None:
             advance(done, "evaluating", total)
-            if heard is not None:
-                heard(done, total)
+            if on_progress is not None:
+                on_progress(done, total)
 
         result = trained.evaluate(images=images, prompts=prompts, out=out, progress=progress)
     return result.to_dict()
@@ -152,7 +154,7 @@ def _blind_desk(
     prompts: list[str] | None,
     out: Path | None,
 ) -> BlindDesk:
-    """The desk for `evaluator`; draws what is not drawn yet."""
+    """The desk for `evaluator`; draws any images that are not drawn yet."""
     from hero.evaluators import check_can_judge
     from hero.run.finished import FinishedRun
 
@@ -188,10 +190,10 @@ def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | 
             try:
                 result = desk.judge(people, lambda *done: say(console, _judged(*done)))
             except (RunStopped, KeyboardInterrupt):
-                people.say("stopped", message="Stopped; what was judged is kept.")
+                people.say("stopped", message="Stopped; all judgements so far are kept.")
                 raise KeyboardInterrupt from None
             people.say("finished", message="Everything is judged. Thank you!")
-            time.sleep(FAREWELL)
+            time.sleep(CLOSING_SECONDS)
         return result
 
 
@@ -202,7 +204,7 @@ def _judged(done: int, rounds: int) -> str:
 def _load_trained(run: Path) -> TrainedRun:
     from hero.run import RunDirectory
 
-    RunDirectory.open(run)  # a wrong folder is told at once, before diffusers is imported
+    RunDirectory.open(run)  # a wrong folder is reported at once, before diffusers is imported
     quiet_libraries()
     from hero.trained import TrainedRun
 

@@ -1,4 +1,4 @@
-"""`hero tasks` and `hero doctor`: what there is, and whether it works here."""
+"""`hero tasks` and `hero doctor`: which tasks there are, and whether everything works here."""
 
 from __future__ import annotations
 

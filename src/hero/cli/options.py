@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from hero.errors import ConfigError
 
 __all__ = [
-    "FAREWELL",
+    "CLOSING_SECONDS",
     "AsJson",
     "Host",
     "NoBrowser",
@@ -43,24 +43,28 @@ Processes = Annotated[
 Revision = Annotated[str | None, typer.Option(metavar="REF", help="Hub revision: a branch, tag or commit.")]
 Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight variant of the model's files, e.g. fp16.")]
 Token = Annotated[
-    str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process alone; it is never written down.")
+    str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process only; it is never stored.")
 ]
 Host = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Where the labelling page listens; others than this machine may see it.")
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address on which the labelling page listens; any but the default lets other machines see it.",
+    ),
 ]
 Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
-FAREWELL = 2.0
-"""Seconds for which a finished page is still served, so that it can say so."""
+CLOSING_SECONDS = 2.0
+"""Seconds for which the page of a finished run is still served, so that it can show the end."""
 
 
 def hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:
-    """Where on the hub the model is, as settings; the token goes to the hub's client alone."""
+    """Where on the hub the model is, as settings; the token goes only to the hub's client."""
     if token is not None:
         os.environ["HF_TOKEN"] = token
     given = {key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None}
-    return {"model": given} if given else {}  # an empty table would hide a `model` that is none
+    return {"model": given} if given else {}  # an empty table would hide a `model` that is not a table
 
 
 def not_empty(prompts: list[str] | None) -> list[str] | None:

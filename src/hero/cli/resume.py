@@ -1,4 +1,4 @@
-"""`hero resume` and `hero label`: runs that exist."""
+"""`hero resume` and `hero label`: commands on existing runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["label", "resume"]
 
 _FIXED = ("method", "preset", "task.name", "task.prompts", "model.path")
-"""What a run is. `hero resume` cannot change it: the recipe's other settings would stay as they were."""
+"""The settings that define a run. `hero resume` cannot change them: the recipe's other settings would not follow."""
 
 
 def resume(
     run: Run,
     settings: Settings = None,
     rounds: Annotated[
-        int | None, typer.Option(metavar="N", help="Rounds in all, those that are done included.")
+        int | None, typer.Option(metavar="N", help="Total number of rounds, including those already done.")
     ] = None,
     processes: Processes = None,
     host: Host = "127.0.0.1",
@@ -37,7 +37,7 @@ def resume(
     no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was stopped, or with more rounds; a finished run says so."""
+    """Continue a run that was stopped, or add rounds; says so if the run is finished."""
     share_work(processes)
     from hero.run import RunDirectory
 
@@ -55,20 +55,20 @@ def resume(
         tuner, people = Tuner.resume(run, own), None
         config, done = tuner.config, len(tuner.history)
         if tuner.done:
-            say(console, f"{run} is finished after {done} rounds; `hero resume {run} --rounds {2 * done}` goes on")
+            say(console, f"{run} is finished after {done} rounds; `hero resume {run} --rounds {2 * done}` continues it")
             history: list[RoundStats] | None = tuner.history
         else:
-            say(console, f"{run} goes on after round {done} of {config.rounds}")
+            say(console, f"{run} continues after round {done} of {config.rounds}")
             if answers is None:
                 served = people_at(run, config, console, host=host, port=port, browser=not no_browser)
                 people = stack.enter_context(served)
             history = train_to_end(tuner, people or answers, console)
-        del tuner  # its model makes room for the one that is evaluated
+        del tuner  # frees its model before the evaluation loads one
         finish(run, config, history, console, as_json, people)
 
 
 def _check_unchanged(begun: Config, wanted: Config) -> None:
-    """Refuses to make another run out of one that has begun."""
+    """Refuses to turn a run that has begun into a different one."""
     for key in _FIXED:
         before, after = (attrgetter(key)(config) for config in (begun, wanted))
         if before != after:
@@ -81,14 +81,14 @@ def label(
     port: Port = None,
     no_browser: NoBrowser = False,
 ) -> None:
-    """Serve the labelling page of a run again, also of one that is trained elsewhere; Ctrl-C closes it."""
+    """Serve the labelling page of a run again, even of one that is being trained elsewhere; Ctrl-C closes it."""
     from hero.web.process import page_served
 
     if not (run / "config.toml").is_file():
         raise RunError(f"there is no run in {run}: it holds no config.toml")
     settings = load_run_config(run / "config.toml").evaluator
     if settings.name != "web":
-        raise ConfigError(f"{run} is not labelled by people, its evaluator is {settings.name!r}; see --evaluator web")
+        raise ConfigError(f"{run} is not labelled by people: its evaluator is {settings.name!r}; see --evaluator web")
     console = Console()
     with page_served(run, settings.store, host=host, port=port, browser=not no_browser) as page:
         say(console, f"label at {page.address}")

@@ -1,4 +1,4 @@
-"""A run under way on the command line: its processes, its people, its progress, and what came of it."""
+"""A run in progress on the command line: its processes, its people, its progress, and its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hero.cli.app import print_json
 from hero.cli.evaluate import measure
-from hero.cli.options import FAREWELL
+from hero.cli.options import CLOSING_SECONDS
 from hero.config import Config
 from hero.console import closing_lines, progress_bar, quiet_libraries, round_line, say
 from hero.errors import ConfigError
@@ -30,9 +30,9 @@ __all__ = ["evaluator_of", "finish", "people_at", "share_work", "train_to_end"]
 
 
 def share_work(processes: int | None) -> None:
-    """Starts the processes that were asked for and waits for them; in a process that only helps, helps.
+    """Starts the requested processes and waits for them; in a helper process, does the helper's work.
 
-    Comes back in the process that has a run to train.
+    Returns only in the process that trains the run.
     """
     if "RANK" in os.environ:  # started by torchrun or accelerate, or by the lines below
         from hero.distributed import is_helper, process_count
@@ -52,7 +52,7 @@ def share_work(processes: int | None) -> None:
 
 
 def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
-    """Who answers in this process; None where people do, at their page."""
+    """The evaluator that answers in this process; None if people do, at their page."""
     from hero.evaluators import make_evaluator
 
     return None if config.evaluator.name == "web" else make_evaluator(config)
@@ -62,7 +62,7 @@ def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
 def people_at(
     run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool
 ) -> Iterator[People]:
-    """The people at the page of `run`, which is served within."""
+    """The people at the page of `run`, which is served for as long as the context lasts."""
     from hero.feedback import LabelStore
     from hero.people.evaluator import People
     from hero.run import RunDirectory
@@ -74,7 +74,7 @@ def people_at(
     ):
         say(console, f"label at {page.address}")
         yield People(store, config.evaluator)
-        time.sleep(FAREWELL)
+        time.sleep(CLOSING_SECONDS)
 
 
 def train_to_end(
@@ -125,9 +125,9 @@ def finish(
     as_json: bool,
     people: People | None = None,
 ) -> None:
-    """Evaluates, writes the report and says what came of the run; of one that people stopped (None), how to go on."""
+    """Evaluates, writes the report and prints the result; if people stopped the run (None), how to continue."""
     if history is None:
-        say(console, f"stopped, everything is saved; `hero resume {run}` goes on from here")
+        say(console, f"stopped, everything is saved; `hero resume {run}` continues the run")
         return
     from hero.report import write_report
     from hero.run.directory import METRICS_FILE, REPORT_FILE
@@ -136,11 +136,13 @@ def finish(
 
     finished, result = FinishedRun(run), None
     if config.evaluation.after_training:
-        heard = None if people is None else people.evaluating
-        result = finished.current_evaluation or measure(TrainedRun(run), console, heard=heard)
+        on_progress = None if people is None else people.evaluating
+        result = finished.current_evaluation or measure(TrainedRun(run), console, on_progress=on_progress)
         write_report(run)
     if people is not None:
-        people.say("stopped", message=f"The run has ended; `hero resume {run} --rounds {2 * len(history)}` goes on.")
+        people.say(
+            "stopped", message=f"The run has ended; `hero resume {run} --rounds {2 * len(history)}` adds rounds."
+        )
     if not as_json:
         say(console, *closing_lines(run, len(history), result))
         return

@@ -1,4 +1,4 @@
-"""`hero export` and `hero feedback`: LoRAs and labels for other programs, and labels from elsewhere."""
+"""`hero export` and `hero feedback`: LoRAs and labels for other programs, and imported labels."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def export(
     """Write what a run has learnt for other programs, with a model card."""
     from hero.run import RunDirectory
 
-    RunDirectory.open(run)  # a wrong folder is told at once, before torch is imported
+    RunDirectory.open(run)  # a wrong folder is reported at once, before torch is imported
     quiet_libraries()
     from hero.export import export as write
 
     say(Console(), str(write(run, format_.value, out)))
 
 
-feedback_app = typer.Typer(cls=Group, no_args_is_help=True, help="Labels out of a run, and into a new one.")
+feedback_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Export labels from a run, or import them into a new one."
+)
 
 
 @feedback_app.command("export")
@@ -55,7 +57,7 @@ def feedback_export(
     format_: Annotated[
         str,
         typer.Option(
-            "--format", metavar="NAME", help="jsonl (every mark, with images), parquet (an image a row) or pickapic."
+            "--format", metavar="NAME", help="jsonl (every mark, with images), parquet (one image per row) or pickapic."
         ),
     ] = "jsonl",
 ) -> None:
@@ -65,13 +67,13 @@ def feedback_export(
     exported = export_feedback(run, format_, out)
     lines = [f"{exported.rows} rows   {exported.file}"]
     if exported.missing:
-        lines.append(f"{len(exported.missing)} images are gone from the run, {exported.missing[0]} for one")
+        lines.append(f"{len(exported.missing)} images are missing from the run, e.g. {exported.missing[0]}")
     say(Console(), *lines)
 
 
 @feedback_app.command("import")
 def feedback_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or one of your own.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or your own file.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
     config_file: Annotated[
         Path | None,
@@ -79,7 +81,7 @@ def feedback_import(
     ] = None,
     settings: Settings = None,
 ) -> None:
-    """Start a run from labels that exist; `hero resume` goes on with it."""
+    """Start a run from existing labels; `hero resume` continues it."""
     from hero.feedback.importing import read_labels
     from hero.methods import configure
     from hero.run import RunDirectory
@@ -101,7 +103,10 @@ def feedback_import(
             labels, config, out, on_round=lambda round_: say(console, f"round {round_}: the same images, learnt from")
         )
     if started.seeded:
-        say(console, f"{started.seeded} labelled images came in as round 0: representation and best image, no more")
+        say(
+            console,
+            f"{started.seeded} labelled images imported as round 0: for the representation and best image only",
+        )
     if started.unused:
         say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
-    say(console, f"hero resume {out}  # goes on learning")
+    say(console, f"hero resume {out}  # continues learning")

@@ -67,7 +67,7 @@ def train(
         typer.Option(metavar="DIR", help="The run directory to make; default: runs/<task>-<method>-s<seed>."),
     ] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Settings from a TOML file; options go over it.")
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings from a TOML file; options override them.")
     ] = None,
     settings: Settings = None,
     no_evaluate: Annotated[
@@ -86,7 +86,7 @@ def train(
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and not _names_evaluator(own):
-        evaluator = "web"  # a prompt of one's own has no oracle
+        evaluator = "web"  # a prompt of the user's own has no oracle
     if store is not None:
         own = merge(own, {"evaluator": {"store": store}})
     config = configure(
@@ -116,7 +116,7 @@ def train(
             served = people_at(out, config, console, host=host, port=port, browser=not no_browser)
             people = stack.enter_context(served)
         history = train_to_end(tuner, people or answers, console)
-        del tuner  # its model makes room for the one that is evaluated
+        del tuner  # frees its model before the evaluation loads one
         finish(out, config, history, console, as_json, people)
 
 
@@ -127,7 +127,7 @@ def _names_evaluator(own: Mapping[str, Any]) -> bool:
 
 
 def _evaluator_for_new_run(config: Config, out: Path) -> Evaluator | LiveEvaluator | None:
-    """Refuses a folder that is taken before it looks for the evaluator; neither needs the model."""
+    """Checks that the folder is free, then makes the evaluator; neither needs the model."""
     from hero.run import RunDirectory
 
     RunDirectory.check_free(out)

@@ -1,4 +1,4 @@
-"""What a run achieved: success, diversity and drift, on held-out noises, each figure with what it rests on."""
+"""What a run achieved: success, diversity and drift, on held-out noises, each figure with the data behind it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The blind desk: base and tuned images of an evaluation under opaque ids, in an order that is a function of the seed.
 
-Nothing on the desk says which set an image is from: not its id, its file, its place in time or the order. Who knows the
-seed can work it out again, which is how verdicts find their way back.
+Nothing in the desk's folder says which set an image is from: not its id, its file, its time or the order. Whoever knows
+the seed can work it out again, which is how verdicts are assigned to their sets.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class BlindImage:
 
 
 class BlindPlan:
-    """Which image stands where: all sets of the evaluation in `run`, `images` of each, shuffled together.
+    """Which image is shown where: all sets of the evaluation in `run`, `images` of each, shuffled together.
 
     Attributes:
-        rounds: the images of each round, in the order shown; rounds are equally long to within one.
+        rounds: the images of each round, in the order shown; their lengths differ by at most one.
         sets: names of the sets, in the order of `SETS`.
 
     Raises:
@@ -73,14 +73,14 @@ class BlindPlan:
         return self._folder / of / f"{index:04d}.png"
 
     def fingerprint(self) -> str:
-        """SHA-256 over the images and prompts in the order shown: two plans with the same one are the same question."""
+        """SHA-256 over the images and prompts in the order shown: two plans with the same one ask the same question."""
         digest = hashlib.sha256()
         for item in (item for round_ in self.rounds for item in round_):
             digest.update(item.id.encode() + item.prompt.encode() + self._path(item.of, item.index).read_bytes())
         return digest.hexdigest()
 
     def batch(self, round_: int, criterion: str) -> ImageBatch:
-        """Round `round_` (from 1) as an evaluator sees it: no best so far, no word of the sets."""
+        """Round `round_` (from 1) as an evaluator sees it: no best so far, no mention of the sets."""
         shown = self.rounds[round_ - 1]
         pictures = []
         for item in shown:

@@ -29,8 +29,8 @@ def pixel_features(images: Sequence[Image.Image]) -> Features:
     Two halves of equal weight. Colour: the image averaged down to 16×16, each channel value x in [0, 1]
     written as (cos πx/2, sin πx/2), so that equal colours have inner product 1 and opposite ones 0.
     Shape: luminance at 64×64, and per cell of a 4×4 grid a histogram of the gradient's orientation (8 bins
-    over 180°, weighted by its magnitude) with one more component for how flat the cell is. There is no
-    network and no randomness in it.
+    over 180°, weighted by its magnitude) with one more component for how flat the cell is. It uses no
+    network and no randomness.
     """
     if not images:
         return np.zeros((0, 6 * _GRID**2 + (_ORIENTATIONS + 1) * _EDGE_CELLS**2))

@@ -49,7 +49,7 @@ def evaluate(
     """Measures the policy as it is now against its base, with the sampler of training.
 
     Every set is drawn with the same held-out noises, which training never sees: image i of each set has the
-    same step noises, and image i of the refined set the same ξ that is the whole of z_T in the fresh ones.
+    same step noises, and image i of the refined set has the same ξ that is all of z_T in the fresh sets.
 
     Args:
         policy: the tuned model.
@@ -57,9 +57,9 @@ def evaluate(
         refined: the refined initial noise; None if the run has none.
         labels: labels spent on training.
         images: images per set; None: `config.evaluation.images`.
-        prompts: shared out evenly over the images; None: those trained on.
-        base: "base" and "unrelated_base" as another run on the same model, prompts and settings has drawn them.
-        progress: is told (images drawn so far, images in all) after each micro-batch.
+        prompts: distributed evenly over the images; None: those trained on.
+        base: "base" and "unrelated_base" as drawn by another run on the same model, prompts and settings.
+        progress: called with (images drawn so far, images in all) after each micro-batch.
 
     Returns:
         The figures, and the images under the keys `SETS` (without "tuned_refined" where there is no refined
@@ -161,7 +161,7 @@ def _draw_sets(
 
 
 def _judges_of(task: Task | None, config: Config, prompts: Sequence[str]) -> list[Judge] | None:
-    """The task's judge of each prompt; None if one was not made for this model or not for all of these."""
+    """The task's judge of each prompt; None if there is none for this model or for one of these prompts."""
     if task is None or config.model.path != task.judge_model:
         return None
     judges = [task.judge_of(prompt) for prompt in prompts]
@@ -170,7 +170,7 @@ def _judges_of(task: Task | None, config: Config, prompts: Sequence[str]) -> lis
 
 
 def _verdicts(judges: Sequence[Judge] | None, images: Sequence[Image.Image] | None) -> list[bool] | None:
-    """Of image i by judge i."""
+    """The verdict of judge i on image i."""
     if judges is None or images is None:
         return None
     return [bool(judge(image).success) for judge, image in zip(judges, images, strict=True)]

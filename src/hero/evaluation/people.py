@@ -1,6 +1,7 @@
-"""People, or any evaluator, as judges of success: they see the images blind, and their word stands beside the oracle's.
+"""People, or any evaluator, as judges of success: they see the images blind; their verdicts stand beside the oracle's.
 
-Each round's answer is on disk before the next is asked, so that an interrupted evaluation goes on where it stopped.
+Each round's answer is on disk before the next round is asked, so that an interrupted evaluation continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ _AS_ASKED = "The image shows what its prompt asks for, no more and no less."
 
 
 class BlindDesk:
-    """The desk on which the first `images` images of each set of the evaluation in `run` are judged.
+    """The desk at which the first `images` images of each set of the evaluation in `run` are judged.
+
+    Like a run directory, it is a folder with a label store and images that a labelling page can serve.
 
     Args:
         judge: how the evaluator was named, e.g. "web" or "my_judge:evaluate".
 
     Attributes:
-        path: its folder. An interrupted desk of the same judge and the same images is gone on with; any other one was
-            moved aside.
+        path: its folder. An interrupted evaluation by the same judge of the same images is continued there; any other
+            one was moved aside.
         store: its labels.
         config: the run's settings.
         rounds: how many rounds there are; each has at most 48 images, with ids such as "e0001-i0007".
@@ -64,13 +67,13 @@ class BlindDesk:
     def judge(
         self, evaluator: Evaluator | LiveEvaluator, on_round: Callable[[int, int], None] | None = None
     ) -> dict[str, Any]:
-        """Has `evaluator` judge what is not judged yet; only its verdicts count, images left out do not.
+        """Lets `evaluator` judge what is not judged yet; only its verdicts count, images left out do not.
 
-        `on_round` is told (rounds answered, rounds in all). Returns the object of evaluation/result.json, written anew
-        with what was said under "people".
+        `on_round` is called with (rounds answered, rounds in all). Returns the object of evaluation/result.json,
+        rewritten with the verdicts under "people".
 
         Raises:
-            FeedbackError: an answer names other images, or has no verdict; nothing of it was stored.
+            FeedbackError: an answer names other images, or has no verdict; nothing of that answer was stored.
         """
         verdicts: dict[str, bool] = {}
         given: dict[str, dict[str, Verdict]] = {}
@@ -86,14 +89,14 @@ class BlindDesk:
             if on_round is not None:
                 on_round(round_, self.rounds)
         between = measure_agreement({name: Feedback(own) for name, own in given.items()})
-        said = {
+        found = {
             "judge": self._judge,
             "evaluators": sorted(given),
             "images": self._plan.images,
             "agreement_between": agreement_figures(between),
             "verdicts": self._plan.sorted_verdicts(verdicts),
         }
-        self._desk.write_text(VERDICTS, json.dumps(said, indent=1) + "\n")
+        self._desk.write_text(VERDICTS, json.dumps(found, indent=1) + "\n")
         complete = {**self._result, "people": people_said(self._run, self._result)}
         folder = RunDirectory(self._run.evaluation_folder, self.config)
         folder.write_text(RESULT_FILE, json.dumps(complete, indent=1) + "\n")
@@ -106,16 +109,16 @@ class BlindDesk:
             raise FeedbackError(f"an evaluator must return hero.Feedback, not {type(answer).__name__}")
         answer.check(batch)
         if not answer.verdicts:
-            raise FeedbackError(f"the evaluator {self._judge} gave no verdict; say good or bad of each image")
+            raise FeedbackError(f"the evaluator {self._judge} gave no verdict; mark each image good or bad")
         verdicts = Feedback(answer.verdicts)
-        if isinstance(answer, Answer):  # its labels are in the store already
+        if isinstance(answer, Answer):  # its labels are already in the store
             self.store.conclude(batch.round, Answer(verdicts, answer.evaluators, answer.rule, answer.disagreements))
         else:
             self.store.record(batch.round, verdicts, evaluator_name(evaluator), time.monotonic() - started)
         return verdicts
 
     def description(self) -> dict[str, Any]:
-        """What a page is told of the evaluation: the body of a `run` event. It says nothing of the sets."""
+        """What a page shows about the evaluation: the body of a `run` event. It does not mention the sets."""
         config = self.config
         task = TASKS.get(config.task.name)
         return {
@@ -135,7 +138,7 @@ class BlindDesk:
         }
 
     def _criterion(self) -> str:
-        """The task's, unless a prompt asks for something else and has a judge of its own."""
+        """The task's, unless a prompt asks for something else and has its own judge."""
         about = self._run.config.task
         known = TASKS.get(about.name)
         prompts = {item.prompt for round_ in self._plan.rounds for item in round_}
@@ -153,7 +156,7 @@ class BlindDesk:
 
 
 def _open_desk(run: FinishedRun, plan: BlindPlan, judge: str) -> RunDirectory:
-    """The desk of an interrupted evaluation if it asks the same; any other one is moved aside, its labels are kept."""
+    """The desk of an interrupted evaluation that asks the same; any other one is moved aside with its labels."""
     folder = run.evaluation_folder / DESK
     question = {"judge": judge, "images": plan.images, "fingerprint": plan.fingerprint()}
     unfinished = not (folder / VERDICTS).is_file()

@@ -9,11 +9,11 @@ from hero.tinyworld.scenes import caption_weights, scene_family_of
 
 __all__ = ["EVERYDAY", "unrelated_prompts"]
 
-# Words that say nothing of what a picture shows; shorter ones are never compared.
+# Words that say nothing about what a picture shows; shorter ones are never compared.
 _EMPTY_WORDS = frozenset({"photo", "with", "from", "front"})
 
 
-# For models that know more than the tiny world: everyday things of many kinds, without people in particular or text.
+# For models that know more than the tiny world: everyday things of many kinds, no particular people and no text.
 EVERYDAY = (
     "a golden retriever running on a beach",
     "a bowl of ramen with a soft-boiled egg",
@@ -52,12 +52,13 @@ def unrelated_prompts(
 ) -> tuple[str, ...]:
     """Up to `n` prompts that have nothing to do with `task_prompts`.
 
-    For the tiny world they are of its grammar: captions of the families that own a task prompt are left out, and for a
-    prompt outside the grammar those that share a word of four letters or more with it; the heaviest captions come
-    first, families in turn. For any other `model` they are those of `EVERYDAY` that share no such word.
+    For the tiny world they are captions of its grammar, without the families that a task prompt belongs to and, for a
+    prompt outside the grammar, without those that share a word of four letters or more with it; the captions with
+    the largest weight come first, families taking turns. For any other `model` they are those of `EVERYDAY` that
+    share no such word.
 
     Args:
-        own: `evaluation.drift_prompts`; taken as they are, all of them, in place of the others.
+        own: `evaluation.drift_prompts`; if given, all of them are used unchanged instead.
     """
     if own:
         return tuple(own)
@@ -85,6 +86,6 @@ def _captions_unlike(task_prompts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _content_words(prompt: str) -> set[str]:
-    """Words of at least four letters, without a plural's s."""
+    """Words of at least four letters, without a plural s."""
     words = {word.strip(".,;:!?()").removesuffix("s") for word in prompt.lower().split()}
     return {word for word in words if len(word) > 3} - _EMPTY_WORDS

@@ -1,4 +1,4 @@
-"""What an evaluation found. Figures that cannot be known are None, never a guess."""
+"""The result of an evaluation. Figures that cannot be known are None, never a guess."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SETS = ("base", "tuned_fresh", "tuned_refined")
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What `evaluate` found. Mappings have the keys `SETS`; None means that the figure cannot be known.
+    """The result of `evaluate`. Mappings have the keys `SETS`; None means that the figure cannot be known.
 
     Attributes:
-        task: name of the task, "custom" for prompts of one's own.
+        task: name of the task, "custom" for the user's own prompts.
         images: images per set.
         labels: labels spent on training.
         success: share of images that the task's judge calls a success.
         diversity: Vendi score of successful images (of all, without a judge) as a share of the base's.
         drift: change on unrelated prompts.
-        people: what people said of the same images, seen blind, once they were asked (evaluation/people.py).
+        people: the verdicts of people on the same images, seen blind, once they have given them (evaluation/people.py).
         details: JSON-ready extras: counts, raw scores, figures by prompt, sampler, feature map, judge.
     """
 

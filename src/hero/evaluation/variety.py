@@ -1,4 +1,4 @@
-"""How varied a set of images is, and how far images of the same noises moved, both on the feature map."""
+"""How varied a set of images is, and how far images from the same noises moved, both on the feature map."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 DIVERSITY_SAMPLE = 64
-"""Images in one subsample of a diversity figure, where every set has that many successful ones."""
+"""Images in one subsample of a diversity figure, if every set has that many successful ones."""
 
 MIN_DIVERSITY_SAMPLE = 16
-"""Fewest successful images that a diversity figure may rest on; below, `evaluate` gives None."""
+"""Fewest successful images that a diversity figure may rest on; with fewer, `evaluate` gives None."""
 
 _KERNEL_POWER = 24
 _PIXEL_THRESHOLD = 16

@@ -41,8 +41,8 @@ def make_evaluator(config: Config) -> Evaluator | LiveEvaluator:
     """The evaluator that `config.evaluator.name` names.
 
     Raises:
-        ConfigError: there is none of that name, it cannot judge this task or this model, or "python", whose
-            answers come from the caller.
+        ConfigError: there is none of that name, it cannot judge this task or this model, or it is "python",
+            whose answers come from the caller.
     """
     name = config.evaluator.name
     if is_reward_model(name):
@@ -55,11 +55,11 @@ def make_evaluator(config: Config) -> Evaluator | LiveEvaluator:
 
 
 def check_can_judge(name: str, config: Config) -> None:
-    """Refuses at once what cannot judge finished images, good or bad of each; loads no model.
+    """Refuses at once an evaluator that cannot judge each finished image good or bad; loads no model.
 
     Raises:
-        ConfigError: as `make_evaluator`; or a reward model without a threshold, whose share of good images is given and
-            says nothing.
+        ConfigError: as `make_evaluator`; or it is a reward model without a threshold, whose share of good images is
+            fixed in advance and so says nothing.
     """
     if is_reward_model(name):
         require_threshold(name)
@@ -78,17 +78,15 @@ def _oracle(config: Config) -> Evaluator:
     task = get_task(config.task.name)
     other = [prompt for prompt in config.task.prompts if prompt in task.transfer_judges]
     if other:
-        raise ConfigError(
-            f"{other[0]!r} asks for something else than the task {task.name!r}, whose oracle answers; {_OWN}"
-        )
+        raise ConfigError(f"{other[0]!r} does not ask for what the oracle of the task {task.name!r} judges; {_OWN}")
     own = [prompt for prompt in config.task.prompts if prompt not in task.prompts + task.transfer_prompts]
     if own:
-        raise ConfigError(f"a prompt of your own has no oracle: {own[0]!r} is not of {task.name!r}; {_OWN}")
+        raise ConfigError(f"a prompt of your own has no oracle: {own[0]!r} does not belong to {task.name!r}; {_OWN}")
     if task.judge is None:
-        raise ConfigError(f"the task {task.name!r} has no oracle, only a person can tell; {_OWN}")
+        raise ConfigError(f"the task {task.name!r} has no oracle, only a person can judge it; {_OWN}")
     if config.model.path != task.judge_model:
         raise ConfigError(
-            f"the oracle of {task.name!r} can judge images of the model {task.judge_model!r} only, "
+            f"the oracle of {task.name!r} can judge only images of the model {task.judge_model!r}, "
             f"not of {config.model.path!r}; {_OWN}"
         )
     return Oracle(task.judge, config.evaluator, config.seed, config.rounds)
@@ -96,13 +94,15 @@ def _oracle(config: Config) -> Evaluator:
 
 def _web(config: Config) -> NoReturn:
     raise ConfigError(
-        "the evaluator 'web' is people at a page, who answer a run as a whole: use `hero train --evaluator web`, or "
+        "the evaluator 'web' stands for people at a page, who answer a whole run: use `hero train --evaluator web`, or "
         "hero.people.session.train_with_people"
     )
 
 
 def _python(config: Config) -> NoReturn:
-    raise ConfigError("the evaluator 'python' is the caller: loop over Tuner.ask() and Tuner.tell(feedback) yourself")
+    raise ConfigError(
+        "the evaluator 'python' stands for the caller: loop over Tuner.ask() and Tuner.tell(feedback) yourself"
+    )
 
 
 _BUILT_IN: Mapping[str, Callable[[Config], Evaluator | LiveEvaluator]] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""Loads an evaluator of the user's own from "module:callable", with messages that say what is missing."""
+"""Loads the user's own evaluator from "module:callable", with messages that say what is missing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def load_evaluator(spec: str) -> Evaluator | LiveEvaluator:
     Modules of the current directory are found too. A class is instantiated without arguments.
 
     Raises:
-        ConfigError: there is no such module or attribute, importing or instantiating fails, or what is there
-            is no evaluator.
+        ConfigError: there is no such module or attribute, importing or instantiating fails, or it is not an
+            evaluator.
     """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:

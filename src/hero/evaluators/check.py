@@ -10,13 +10,13 @@ __all__ = ["check_evaluator"]
 
 
 def check_evaluator(evaluator: object, batch: ImageBatch) -> list[str]:
-    """Asks `evaluator` about `batch` once, and returns what to mend, one message each; empty if all is well.
+    """Asks `evaluator` about `batch` once and returns what to fix, one message per fault; empty if there is none.
 
-    Give a batch of a later round, with `best` filled, to try how the evaluator deals with a kept best image.
+    Pass a batch of a later round, with `best` filled, to test how the evaluator deals with a kept best image.
     """
     if not (isinstance(evaluator, LiveEvaluator) or callable(evaluator)):
         return [
-            f"{type(evaluator).__name__} is no evaluator: make it callable with an ImageBatch, "
+            f"{type(evaluator).__name__} is not an evaluator: make it callable with an ImageBatch, "
             "or give it begin(start), show(chunk) and collect()"
         ]
     before = _pixels(batch)
@@ -44,7 +44,7 @@ def _check_answer(answer: Feedback, batch: ImageBatch) -> list[str]:
     except FeedbackError as error:
         return [str(error)]
     if not (answer.verdicts or answer.scores or answer.pairs):
-        return ["the evaluator said nothing of any image; give verdicts, scores or pairs"]
+        return ["the evaluator labelled no image; give verdicts, scores or pairs"]
     messages = []
     unlabelled = len(batch) - len(answer.verdicts)
     if answer.good and not answer.bad and unlabelled:
@@ -53,5 +53,5 @@ def _check_answer(answer: Feedback, batch: ImageBatch) -> list[str]:
             "use Feedback.from_good(batch, good_ids, best_id) to mark all others bad"
         )
     if answer.good and not answer.best:
-        messages.append("images are good but none is the best: name one, or the method hero learns nothing")
+        messages.append("images are good but none is the best; name one, or the method hero learns nothing")
     return messages

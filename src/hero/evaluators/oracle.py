@@ -1,4 +1,4 @@
-"""The simulated evaluator: a task's judge, made as fallible as a person by noise, strictness and fatigue.
+"""The simulated evaluator: a task's judge, made as fallible as a person by label noise, strictness and fatigue.
 
 Every random draw is a pure function of (seed, round, index), so that asking again gives the same answer.
 """
@@ -17,7 +17,7 @@ __all__ = ["Oracle"]
 
 
 class Oracle:
-    """An evaluator that answers with `judge`, labels every image and names at most one best per prompt.
+    """An evaluator that labels every image with `judge` and names at most one best per prompt.
 
     Args:
         judge: decides success and quality.
@@ -73,7 +73,7 @@ class Oracle:
             if not candidates:
                 chosen += [kept[prompt].id] if prompt in kept else []
             elif self._settings.best == "random":
-                # Quality has no say here, in keeping the old best neither: a new good image replaces it.
+                # Quality plays no part here, nor in keeping the old best: a new good image replaces it.
                 chosen.append(self._random(candidates, batch.round, batch.prompts.index(prompt)))
             else:
                 pick = max(candidates, key=lambda id_: judgements[id_].quality)

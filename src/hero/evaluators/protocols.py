@@ -1,4 +1,4 @@
-"""The two shapes of an evaluator: one that answers a finished batch, and one that watches the drawing."""
+"""The two shapes of an evaluator: one that answers a finished batch, and one that sees images as they are drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Evaluator = Callable[[ImageBatch], Feedback]
 """Answers the images of one round."""
 
 Show = Callable[[ImageChunk], object]
-"""Told of images as they are drawn."""
+"""Called with images as they are drawn."""
 
 
 @runtime_checkable
@@ -36,11 +36,11 @@ def ask(
     start: RoundStart,
     draw: Callable[[Show], ImageBatch],
 ) -> Feedback:
-    """One round, played as `evaluator` wants it: shown while it is drawn, or when it is complete.
+    """One round with `evaluator`: it is shown while it is drawn if the evaluator is live, else when it is complete.
 
     Args:
         start: what is about to be drawn.
-        draw: draws it, and gives each chunk to the function that it is given.
+        draw: draws it, and passes each chunk to the function that it is given.
 
     Returns:
         Whatever the evaluator answers; it is not checked.

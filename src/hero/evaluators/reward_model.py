@@ -1,7 +1,7 @@
-"""A reward model as evaluator: CLIP, PickScore, BLIP's image–text matching, the Stable Diffusion safety checker.
+"""A reward model as an evaluator: CLIP, PickScore, BLIP's image–text matching, the Stable Diffusion safety checker.
 
-It answers as people do (`RewardModel.__call__`: verdicts, best, scores), or says how likely each image is good
-(`suggest`), for pre-marking. The scores themselves are computed in reward_scores.py.
+It answers as people do (`RewardModel.__call__`: verdicts, best, scores), or estimates how likely each image is good
+(`suggest`), for suggestions. The scores themselves are computed in reward_scores.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hero.types import Feedback, ImageBatch, ImageId, Verdict
 __all__ = ["DEFAULT_TOP", "RewardModel", "is_reward_model", "load_reward_model", "require_threshold"]
 
 DEFAULT_TOP = 0.25
-"""Share of each prompt's images that is good where no threshold is known."""
+"""Share of each prompt's images that is good if there is no threshold."""
 
 
 class _Options(TypedDict, total=False):
@@ -32,7 +32,7 @@ class _Options(TypedDict, total=False):
 class RewardModel:
     """Judges images by a model's score.
 
-    With a `threshold` an image is good where its score reaches it; else the best share `top` of each prompt's images
+    With a `threshold` an image is good if its score reaches it; else the best share `top` of each prompt's images
     of the round is good, however bad they all are. The best image of a prompt is the good one of highest score,
     unless the best kept from before scores at least as high.
 
@@ -65,7 +65,7 @@ class RewardModel:
         """How likely each image of `batch` is good, in (0, 1): ½ at the line between good and bad.
 
         The logistic function of the distance from that line, in standard deviations of the batch's scores. It ranks
-        images and shows which are uncertain; it is no calibrated probability.
+        images and shows which are uncertain; it is not a calibrated probability.
         """
         scores = dict(zip(batch.ids, self.score(batch.images, batch.prompts), strict=True))
         cut = self._cuts(batch, scores)
@@ -120,10 +120,10 @@ def load_reward_model(name: str, device: str = "auto") -> RewardModel:
 
 
 def require_threshold(name: str) -> None:
-    """Raises ConfigError if `name` has no threshold: its share of good images is given, and says nothing of success."""
+    """Raises ConfigError if `name` has no threshold: its share of good images is then fixed and means nothing."""
     kind, _, options = _parse(name)
     if _threshold(kind, options) is None:
-        raise ConfigError(f"--evaluator {name}: to judge success, name what is good, e.g. {kind},threshold=25")
+        raise ConfigError(f"--evaluator {name}: to judge success, say what is good, e.g. {kind},threshold=25")
 
 
 def _threshold(kind: str, options: _Options) -> float | None:

@@ -30,7 +30,7 @@ class ScorerKind:
 
     Attributes:
         model: its usual hub id.
-        threshold: score from which on an image is good; None where the scale has no such point.
+        threshold: score from which an image is good; None if the scale has no such point.
         classes: "module:name" of its model and of its processor.
         score: (model, processor, images, prompts, device) to (N,) scores.
     """
@@ -44,7 +44,7 @@ class ScorerKind:
 def clip_score(
     model: Any, processor: Any, images: Sequence[Image.Image], prompts: Sequence[str], device: torch.device
 ) -> torch.Tensor:
-    """100 · cos(image, prompt), (N,): CLIPScore (2104.08718) up to its factor and without the cut at 0."""
+    """100 · cos(image, prompt), (N,): CLIPScore (2104.08718) up to its factor and without the clipping at 0."""
     texts = list(dict.fromkeys(prompts))
     inputs = processor(text=texts, images=list(images), return_tensors="pt", padding=True, truncation=True).to(device)
     output = model(**inputs)
@@ -130,7 +130,9 @@ def load_scorer(kind: str, model: str, processor: str | None = None, device: str
         ) from error
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise ModelError(f"{model!r} is no {kind} model: it lacks {missing}; give one of {model_class.__name__}")
+        raise ModelError(
+            f"{model!r} is not a {kind} model: it lacks {missing}; give weights for {model_class.__name__}"
+        )
     loaded.eval().requires_grad_(False).to(place)
 
     @torch.no_grad()

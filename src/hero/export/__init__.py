@@ -29,7 +29,7 @@ def export(run: str | Path, format_: str, out: str | Path) -> Path:
         out: a folder (`diffusers`, `fused`) or a file that ends in .safetensors (`kohya`); must not exist yet.
 
     Raises:
-        ConfigError: an unknown format, or one that the run's model has no names in.
+        ConfigError: an unknown format, or one that has no names for the layers of the run's model.
         RunError: there is nothing to export, or `out` exists or cannot be written.
         ModelError: the model (for `kohya` its configuration) cannot be read.
     """
@@ -74,7 +74,7 @@ def _kohya(result: RunResult, out: Path) -> None:
 
 
 def _fused(result: RunResult, out: Path) -> None:
-    """The pipeline as it came, its own scheduler included, with the LoRA added to its weights."""
+    """The original pipeline, its own scheduler included, with the LoRA added to its weights."""
     from hero.policies import load_pipeline
 
     pipeline = load_pipeline(result.config.model)
@@ -82,13 +82,13 @@ def _fused(result: RunResult, out: Path) -> None:
     pipeline.fuse_lora(components=[result.component])
     pipeline.unload_lora_weights()
     pipeline.save_pretrained(out)
-    for weights in out.rglob("*.safetensors"):  # written for their owner alone
+    for weights in out.rglob("*.safetensors"):  # written readable only by their owner
         weights.chmod((out / "model_index.json").stat().st_mode)
     _copy_noise(result, out)
 
 
 FORMATS: Mapping[str, Callable[[RunResult, Path], None]] = {"diffusers": _diffusers, "kohya": _kohya, "fused": _fused}
-"""Name → what writes it: pytorch_lora_weights.safetensors, one file in kohya's layout, a whole pipeline."""
+"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline."""
 
 
 def _copy_noise(result: RunResult, out: Path) -> None:
@@ -97,7 +97,7 @@ def _copy_noise(result: RunResult, out: Path) -> None:
 
 
 def _write_card(result: RunResult, format_: str, out: Path) -> None:
-    """README.md in a folder; beside a file, under its name."""
+    """README.md inside a folder; for a file, a .md file of the same name beside it."""
     from hero.export.card import model_card
 
     target = out / "README.md" if out.is_dir() else out.with_suffix(".md")

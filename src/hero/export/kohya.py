@@ -1,8 +1,8 @@
-"""The LoRA in kohya's layout: which name each layer has there, and the tensors under it. Pure functions.
+"""The LoRA in kohya's layout: the name of each layer there, and its tensors. Pure functions.
 
-kohya's names are those of the *original* models (Stable Diffusion 1.x and 2.x: of diffusers' UNet), with `_` for `.`;
-that is what ComfyUI, A1111 and diffusers look up. Where the original model has one layer for what are several in
-diffusers (q, k and v), the LoRAs of these become one of block-diagonal form. Sources: docs/export.md.
+kohya's names are those of the *original* models (for Stable Diffusion 1.x and 2.x, of diffusers' UNet), with `_` for
+`.`; that is what ComfyUI, A1111 and diffusers look up. Where the original model has a single layer for several in
+diffusers (q, k and v), their LoRAs become one of block-diagonal form. Sources: docs/export.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Place:
     Attributes:
         name: the original layer, dotted.
         part: which part of its output rows this is, from 0.
-        shares: relative sizes of all its parts; (1,) for a layer that is one on both sides.
+        shares: relative sizes of all its parts; (1,) for a layer that is a single one in both models.
     """
 
     name: str
@@ -45,7 +45,7 @@ _UNET_LAYER = re.compile(
 
 
 def _sgm(layer: str, config: Mapping[str, Any]) -> Place:
-    """SDXL: blocks are counted through, each with a residual (0) and maybe a transformer (1)."""
+    """SDXL: blocks are numbered consecutively, each with a residual (0) and possibly a transformer (1)."""
     found = _UNET_LAYER.fullmatch(layer)
     if found is None:
         raise ConfigError(f"the layer {layer} has no name in kohya's layout of SDXL; export another format")
@@ -126,7 +126,7 @@ def kohya_tensors(
 
     Args:
         lora: `<layer>.lora_A.weight` (r, in, ...) and `<layer>.lora_B.weight` (out, r, ...), PEFT's names.
-        alpha: of every layer; the update is alpha / r · B·A. A layer made of p parts has alpha p·alpha and rank p·r.
+        alpha: that of every layer; the update is alpha / r · B·A. A layer made of p parts gets alpha p·alpha, rank p·r.
         family: the pipeline's class.
         config: the denoiser's configuration.
 
@@ -151,7 +151,7 @@ def kohya_tensors(
 
 
 def _stacked(ups: list[torch.Tensor], parts: list[int], shares: tuple[int, ...]) -> torch.Tensor:
-    """(out, Σ r, ...): each B in the rows of its part and columns of its own; zero elsewhere."""
+    """(out, Σ r, ...): each B in the rows of its part and in its own columns; zero elsewhere."""
     if shares == (1,):
         return ups[0].contiguous()
     unit = ups[0].shape[0] // shares[parts[0]]

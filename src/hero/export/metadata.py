@@ -1,4 +1,4 @@
-"""What a kohya file says of itself: `modelspec.*` (Stability AI's Model Metadata Standard 1.0.0) and `ss_*` keys.
+"""The metadata of a kohya file: `modelspec.*` (Stability AI's Model Metadata Standard 1.0.0) and `ss_*` keys.
 
 ComfyUI, A1111 and model browsers show them. Everything is a function of the run, so that equal runs give equal bytes.
 """
@@ -94,7 +94,7 @@ _BASE_MODEL_VERSION = {
 
 
 def _architecture(facts: ModelFacts) -> str:
-    """The name that the standard, or kohya's scripts where it has none, give the base model."""
+    """The base model's name in the standard or, if it has none there, in kohya's scripts."""
     if facts.family == "StableDiffusionXLPipeline":
         return "stable-diffusion-xl-v1-base"
     if facts.family == "StableDiffusion3Pipeline":
@@ -125,6 +125,6 @@ def _thumbnail(image: Image.Image) -> str:
 
 
 def _sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of everything behind the file's header, as the standard and A1111 define it."""
+    """Of everything after the file's header, as the standard and A1111 define it."""
     data = save(dict(tensors))
     return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()

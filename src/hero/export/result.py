@@ -1,4 +1,4 @@
-"""What a run has come to, read from its directory alone: the LoRA, the figures, the best image. Loads no weights."""
+"""The result of a run, read from its directory alone: the LoRA, the figures, the best image. Loads no model weights."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class RunResult:
     """A run as of its newest checkpoint.
 
     Attributes:
-        name: of its folder.
+        name: that of its folder.
         lora_file: in diffusers' layout.
         lora: its tensors under PEFT's names (`<layer>.lora_A.weight`), without the component's prefix.
-        component: the denoiser that it belongs to, `unet` or `transformer`.
-        rank, alpha: of every layer.
+        component: the denoiser that the LoRA belongs to, `unet` or `transformer`.
+        rank, alpha: those of every layer.
         history: one dict per finished round, the lines of metrics.jsonl.
         evaluation: the object of evaluation/result.json if it is of this LoRA.
         best: the best image (of the first prompt that has one), or the first of the last round; None before any.
-        noise_file: None where the run has no refined noise.
-        date: when the newest label was given; None before any, and where a shared store is out of reach.
+        noise_file: None if the run has no refined noise.
+        date: when the newest label was given; None before any, and if a shared store cannot be reached.
     """
 
     name: str
@@ -55,7 +55,7 @@ class RunResult:
 
     @property
     def labels(self) -> int:
-        """Labels spent: every image that was shown counts one."""
+        """Labels spent: every image that was shown counts as one."""
         return int(self.history[-1]["labels"]) if self.history else 0
 
 
@@ -72,7 +72,7 @@ def read_result(path: str | Path) -> RunResult:
     """The result of the run in `path`.
 
     Raises:
-        RunError: there is no run, nothing to export yet, or its LoRA file is gone or older than its checkpoint.
+        RunError: there is no run or nothing to export yet, or its LoRA file is missing or older than its checkpoint.
     """
     run = FinishedRun(path)
     lora, component, rank, alpha = _read_lora(run, run.checkpoint())
@@ -109,13 +109,13 @@ def _read_lora(run: FinishedRun, checkpoint: Checkpoint) -> tuple[dict[str, torc
 
 
 def _read_date(run: FinishedRun) -> datetime | None:
-    """Of the newest label, so that exporting twice gives the same bytes."""
+    """The date of the newest label, so that exporting twice gives the same bytes."""
     try:
         return run.newest_label
     except RunError:
         if not run.config.evaluator.store:
             raise
-        return None  # whom the run was given to cannot reach the store that it shared
+        return None  # whoever was given the run may not be able to reach its shared store
 
 
 def read_model_facts(config: ModelConfig, component: str) -> ModelFacts:
@@ -129,7 +129,7 @@ def read_model_facts(config: ModelConfig, component: str) -> ModelFacts:
     source = str(model_path() if config.path == TINYWORLD else Path(config.path).expanduser())
     try:
         index = DiffusionPipeline.load_config(source, revision=config.revision)
-        # The classes stand for any denoiser and scheduler: only the files' names are theirs.
+        # These classes stand in for any denoiser and scheduler: only their file names matter.
         denoiser = UNet2DConditionModel.load_config(source, subfolder=component, revision=config.revision)
         scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", revision=config.revision)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The label store: what evaluators said, kept for ever. No torch here: the labelling page imports it."""
+"""The label store: every label, kept permanently. No torch here: the labelling page imports it."""
 
 from __future__ import annotations
 

@@ -14,15 +14,15 @@ __all__ = ["Agreement", "measure_agreement"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What `measure_agreement` found; it speaks of the images with at least two verdicts.
+    """The result of `measure_agreement`; it covers the images with at least two verdicts.
 
     Attributes:
         evaluators: names, in order.
         images: how many images at least two of them judged.
         alpha: Krippendorff's alpha of the verdicts: 1 is full agreement, 0 what chance would give, below 0 worse than
-            chance. None where everyone always said the same one thing, so that there is nothing to compare with chance.
+            chance. None if everyone always gave the same verdict, so that there is nothing to compare with chance.
         full_share: share of those images on which all who judged them agree.
-        disputed: the others, in order of their ids.
+        disputed: the other images, in order of their ids.
     """
 
     evaluators: tuple[str, ...]
@@ -35,7 +35,7 @@ class Agreement:
 def measure_agreement(answers: Mapping[str, Feedback]) -> Agreement | None:
     """Agreement of the verdicts in `answers` (evaluator → answer); None unless two judged the same image.
 
-    alpha = 1 − D_o / D_e, the observed over the expected disagreement of nominal values; images left out by an
+    alpha = 1 − D_o / D_e, observed over expected disagreement of nominal values; images left out by an
     evaluator count as missing, not as bad (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
     """
     given: dict[ImageId, list[Verdict]] = {}
@@ -52,10 +52,10 @@ def measure_agreement(answers: Mapping[str, Feedback]) -> Agreement | None:
 
 
 def _alpha(answers: Mapping[str, Feedback], images: list[ImageId]) -> float | None:
-    from krippendorff import alpha  # of use where several judge; the page needs it never
+    from krippendorff import alpha  # imported here because the labelling page never needs it
 
-    said = {Verdict.GOOD: 1.0, Verdict.BAD: 0.0, None: np.nan}
-    ratings = np.array([[said[answer.verdicts.get(image)] for image in images] for answer in answers.values()])
+    rating = {Verdict.GOOD: 1.0, Verdict.BAD: 0.0, None: np.nan}
+    ratings = np.array([[rating[answer.verdicts.get(image)] for image in images] for answer in answers.values()])
     if len(set(ratings[~np.isnan(ratings)])) < 2:
         return None
     return float(alpha(ratings, level_of_measurement="nominal"))

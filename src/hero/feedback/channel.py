@@ -1,7 +1,8 @@
 """The channel between a run and the pages of its evaluators: events out, commands in, both kept in the label store.
 
-One process publishes events, the run; pages send commands. What a page shows is a fold over the events (`DeskState`):
-telling an event twice changes nothing, and a later one of its kind and round wins.
+A *desk* is a folder with a label store and images that a labelling page serves: a run directory, or the folder of a
+blind evaluation. One process, the run, publishes a desk's events; pages send commands. What a page shows is a fold over
+the events (`DeskState`): applying an event twice changes nothing, and the newest one of a kind and round wins.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Command:
-    """What an evaluator wants the run to do."""
+    """What an evaluator asks the run to do."""
 
     id: int
     kind: str
@@ -60,10 +61,11 @@ class Command:
 
 @dataclass
 class DeskState:
-    """What the events so far amount to; see docs/runs.md for what each part holds.
+    """The state of a desk after the events so far; see docs/runs.md for what each part holds.
 
     Attributes:
-        desk: unlike any other store's, so that a page can tell two runs of one address apart; None before any event.
+        desk: an identifier unique to the store, so that a page can tell apart two runs served at one address; None
+            before any event.
         run, phase, round: None until there is such an event; `round` is the newest one, with its images so far.
         learned, previews, answers: one entry a round, in order of rounds.
         last_event: id of the newest event; 0 if there is none.
@@ -83,7 +85,7 @@ class DeskState:
         return asdict(self)
 
     def apply(self, event: Event) -> None:
-        """Takes one more event in, in order of ids."""
+        """Applies one more event; call it in order of ids."""
         self.desk = self.desk or event.created_at.isoformat()
         self.last_event = event.id
         body, round_ = deepcopy(event.body), event.round
@@ -93,7 +95,7 @@ class DeskState:
         elif event.kind == "phase":
             self.phase = {"round": round_, **body}
         elif event.kind == "round":
-            # A round that begins again, after a kill say, is shown again: its images come anew.
+            # A round that begins again (after a kill, say) is shown again: its images are published again.
             self.round = {"drawn": 0, "images": [], "suggestions": None, "best": [], **body, "round": round_}
         elif event.kind == "chunk" and current is not None:
             known = {image["id"] for image in current["images"]}
@@ -102,24 +104,24 @@ class DeskState:
         elif event.kind == "suggestions" and current is not None:
             current["suggestions"] = {**(current["suggestions"] or {}), **body["images"]}
         elif event.kind == "learned":
-            self.learned = _placed(self.learned, {**body["stats"], "round": round_})
+            self.learned = _with_entry(self.learned, {**body["stats"], "round": round_})
         elif event.kind == "preview":
-            self.previews = _placed(self.previews, {**body, "round": round_})
+            self.previews = _with_entry(self.previews, {**body, "round": round_})
         elif event.kind == "answer":
-            self.answers = _placed(self.answers, {**body, "round": round_})
+            self.answers = _with_entry(self.answers, {**body, "round": round_})
 
 
-def _placed(entries: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_entry(entries: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
     """`entries` with `entry` in place of the one of its round, in order of rounds."""
     others = [other for other in entries if other["round"] != entry["round"]]
     return sorted([*others, entry], key=lambda one: int(one["round"]))
 
 
 class Channel:
-    """Events and commands of the desk whose labels are in `store`; may be used by several threads.
+    """Events and commands of the desk whose labels are in `store`; safe to use from several threads.
 
     Raises:
-        RunError: from every method, as those of `LabelStore` do.
+        RunError: from every method, as with those of `LabelStore`.
     """
 
     def __init__(self, store: LabelStore) -> None:
@@ -128,7 +130,7 @@ class Channel:
         self._folding = threading.Lock()
 
     def publish(self, kind: EventKind, round_: int = 0, body: Mapping[str, Any] | None = None) -> int:
-        """Tells the pages something; returns its id. For the run alone: one process writes events."""
+        """Publishes an event to the pages; returns its id. Only the run calls this: one process writes events."""
         values = {"kind": kind, "round": round_, "body": json.dumps(body or {})}
         return self._append(schema.events, values)
 
@@ -140,7 +142,7 @@ class Channel:
         ]
 
     def command(self, kind: str, body: Mapping[str, Any] | None = None, evaluator: str = "") -> int:
-        """Wants something of the run; returns the command's id, which the `command` event that answers it names.
+        """Sends the run a command; returns its id, which the `command` event that answers it contains.
 
         Raises:
             FeedbackError: there is no such command, or its body does not fit.
@@ -164,7 +166,7 @@ class Channel:
         ]
 
     def state(self) -> DeskState:
-        """What all events amount to; reads only those that are new since it was last asked. A copy."""
+        """The state after all events, as a copy; reads only those that are new since the last call."""
         with self._folding:
             while new := self.events(self._folded.last_event):
                 for event in new:

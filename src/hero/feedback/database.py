@@ -23,16 +23,16 @@ Upgrade = Callable[[sa.Connection], None]
 
 
 class Database:
-    """An SQLite file or any SQLAlchemy URL, with the tables of `schema`; made or upgraded in place if need be.
+    """An SQLite file or any SQLAlchemy URL, with the tables of `schema`; created, or upgraded in place, if need be.
 
     Args:
         location: path of an SQLite file, or an SQLAlchemy URL (anything with "://").
         busy_seconds: how long to wait for another program that is writing to the SQLite file.
         upgrade: called, within the transaction that upgrades a store of version 1, after the new tables are made.
-        read_only: neither makes, upgrades nor writes it: an SQLite file is read as it is now, from a copy in memory.
+        read_only: does not create, upgrade or write it; an SQLite file is read as it is now, from a copy in memory.
 
     Raises:
-        RunError: it cannot be opened, is no label store, or was written by a newer version of hero.
+        RunError: it cannot be opened, is not a label store, or was written by a newer version of hero.
     """
 
     def __init__(self, location: str | Path, busy_seconds: float, upgrade: Upgrade, *, read_only: bool = False) -> None:
@@ -58,7 +58,7 @@ class Database:
         A writing one takes SQLite's write lock at once, so that what it read cannot change before it writes.
         """
         if write and self._read_only:
-            raise RunError(f"the label store {self.name} was opened to be read; nothing was stored")
+            raise RunError(f"the label store {self.name} was opened read-only; nothing was stored")
         try:
             with self._engine.connect().execution_options(hero_write=write) as connection, connection.begin():
                 yield connection
@@ -75,7 +75,7 @@ class Database:
             with self.transaction(write=True) as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x4E120)))
-                # Asked again: another program may have made the tables while this one waited to write.
+                # Checked again: another program may have made the tables while this one waited to write.
                 version = _version_of(connection)
                 if version is None:
                     schema.metadata.create_all(connection, checkfirst=False)
@@ -92,11 +92,11 @@ class Database:
         if version == _CURRENT:
             return
         if version is None:
-            raise RunError(f"{self.name} is not a label store yet: it is made when its run begins")
+            raise RunError(f"{self.name} is not a label store yet: it is created when its run begins")
         if version == "1":
             raise RunError(f"the label store {self.name} has schema version 1; `hero resume` of its run upgrades it")
         raise RunError(
-            f"the label store {self.name} has schema version {version}, this version of hero knows "
+            f"the label store {self.name} has schema version {version}; this version of hero knows "
             f"{_CURRENT}: upgrade hero (pip install -U hero-diffusion); the labels are untouched"
         )
 
@@ -151,7 +151,7 @@ def _url(location: str | Path) -> sa.URL:
 
 def _engine(url: sa.URL, busy_seconds: float, read_only: bool) -> sa.Engine:
     try:
-        if url.get_backend_name() != "sqlite":  # a server may be restarted while a person thinks
+        if url.get_backend_name() != "sqlite":  # a server may be restarted while an evaluator is thinking
             options = {"execution_options": {"postgresql_readonly": True}} if read_only else {}
             return sa.create_engine(url, pool_pre_ping=True, **options)
         if read_only:
@@ -173,7 +173,7 @@ def _cannot_open(error: Exception) -> RunError:
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # Python's sqlite3 would begin transactions on its own, and too late; `_begin_sqlite` does it.
+    # Python's sqlite3 would begin transactions by itself, and too late; `_begin_sqlite` does it instead.
     connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,6 +1,6 @@
-"""Labels and their images out of a run: JSON lines with every mark, Parquet with an image a row, Pick-a-Pic pairs.
+"""Exports the labels and images of a run: JSON lines with every mark, Parquet with an image per row, Pick-a-Pic pairs.
 
-docs/feedback.md describes the formats. Reads files and the store alone; no model, no torch.
+docs/feedback.md describes the formats. Reads only files and the store; no model, no torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LABELS_FILE = "labels.jsonl"
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export holds: the file to read, its rows, and the images that were gone from the run."""
+    """What an export holds: the file to read, its number of rows, and the images that were missing from the run."""
 
     file: Path
     rows: int
@@ -38,7 +38,7 @@ def export_feedback(run: Path, format_: str, out: Path) -> Exported:
 
     Raises:
         ConfigError: an unknown format, or pyarrow is needed and not installed.
-        RunError: there are no labels, `out` holds something, or cannot be written.
+        RunError: there are no labels, `out` is not empty, or it cannot be written.
     """
     if format_ not in FORMATS:
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")

@@ -1,6 +1,6 @@
-"""Labels that exist, read from JSON lines: an export of a run, or a file that somebody wrote by hand.
+"""Existing labels, read from JSON lines: an export of a run, or a file that somebody wrote by hand.
 
-What a run can learn from them is decided in starting.py; here they are only read, checked and put into a store.
+starting.py decides what a run can learn from them; here they are only read, checked and put into a store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ImportedLabels", "ImportedMark", "read_labels", "restore"]
 
 @dataclass(frozen=True)
 class ImportedMark:
-    """One line: a mark, who made it and when, and the image it speaks of."""
+    """One line: a mark, who made it and when, and its round."""
 
     round: int
     evaluator: str
@@ -33,12 +33,12 @@ class ImportedMark:
 
 @dataclass(frozen=True)
 class ImportedLabels:
-    """What a file of labels says.
+    """The contents of a file of labels.
 
     Attributes:
         marks: in the order of the file.
         submissions: round, evaluator, seconds and created_at of each.
-        answers: round → what the run it comes from learnt it from.
+        answers: round → the answer from which the original run learnt.
         images, prompts: image → its file, and its prompt.
     """
 
@@ -49,21 +49,21 @@ class ImportedLabels:
     prompts: Mapping[ImageId, str]
 
     def feedback(self) -> dict[int, Feedback]:
-        """Round → what was said of it: its answer; without one, what the marks of all evaluators amount to."""
-        said: dict[int, Feedback] = {}
+        """Round → its feedback: its answer or, if there is none, what the marks of all evaluators amount to."""
+        feedback: dict[int, Feedback] = {}
         for round_ in sorted({mark.round for mark in self.marks}):
             marks = [m.mark for m in self.marks if m.round == round_]
             statements = [(m.image_id, m.kind, m.value, m.other) for m in marks]
-            said[round_] = self.answers.get(round_) or replay(statements)
-        return said
+            feedback[round_] = self.answers.get(round_) or replay(statements)
+        return feedback
 
 
 def read_labels(file: Path) -> ImportedLabels:
     """Reads JSON lines (docs/feedback.md says which keys a line has).
 
     Raises:
-        FeedbackError: a line that is no JSON object or no mark, an image without a prompt or whose file is gone; names
-            the line.
+        FeedbackError: a line is not a JSON object or not a mark, or an image has no prompt or its file is missing; the
+            message gives the line.
     """
     marks, submissions = [], []
     answers: dict[int, Answer] = {}
@@ -116,14 +116,14 @@ def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
 def restore(
     store: LabelStore, marks: Iterable[ImportedMark], submissions: Iterable[Mapping[str, Any]], round_: int
 ) -> None:
-    """Puts the marks and submissions of one round into `store` as they were made, with who and when, in one
-    transaction.
+    """Puts the marks and submissions of one round into `store` as they were made, with evaluators and times,
+    in one transaction.
 
     Raises:
-        FeedbackError: the store has marks of `round_` already.
+        FeedbackError: the store already has marks of `round_`.
     """
     if store.count(round_):
-        raise FeedbackError(f"round {round_} has labels already; import into a new run")
+        raise FeedbackError(f"round {round_} already has labels; import into a new run")
     rows = [{"round": round_, "evaluator": m.evaluator, **asdict(m.mark), "created_at": m.created_at} for m in marks]
     closed = [{**submission, "round": round_} for submission in submissions]
     with store.database.transaction(write=True) as connection:

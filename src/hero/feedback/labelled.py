@@ -1,6 +1,6 @@
-"""The labels of a run with what they speak of: prompts and images. What an export is written from.
+"""The labels of a run with the prompts and images that they refer to. Exports are written from this.
 
-Reads files and the store alone; no model, no torch.
+Reads only files and the store; no model, no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hero.types import Answer, Feedback, ImageId
 __all__ = ["LabelledRun", "Written"]
 
 Written = tuple[str, int, tuple[ImageId, ...]]
-"""(file, rows, images that were gone)"""
+"""(file, number of rows, images that were missing)"""
 
 
 class LabelledRun:
@@ -58,7 +58,7 @@ class LabelledRun:
 
     @cached_property
     def answers(self) -> list[dict[str, Any]]:
-        """Round, feedback, evaluators, rule and created_at of what each round was learnt from."""
+        """Round, feedback, evaluators, rule and created_at of the answer to each round."""
         return [
             {**row, "feedback": json.loads(row["feedback"]), "evaluators": json.loads(row["evaluators"])}
             for row in self._rows(schema.answers)
@@ -70,11 +70,11 @@ class LabelledRun:
             return [dict(row._mapping) for row in connection.execute(query)]
 
     def given(self, round_: int) -> dict[str, Feedback]:
-        """Evaluator → what they said of `round_` in the end, submitted or not."""
+        """Evaluator → their feedback on `round_` in the end, submitted or not."""
         return {p.name: self.store.given(round_, p.name) for p in self.store.progress(round_)}
 
     def answer(self, round_: int) -> Answer | None:
-        """What `round_` was learnt from."""
+        """The answer from which the run learnt `round_`."""
         return self.store.answer(round_)
 
     def prompt(self, image: ImageId) -> str:
@@ -83,7 +83,7 @@ class LabelledRun:
         return prompts[prompt_index_of(index_of(image), len(prompts))]
 
     def image_file(self, image: ImageId) -> Path:
-        """Where the image lies in the run; it may be gone."""
+        """The file of the image in the run; it may no longer exist."""
         return image_file(self.folder, image)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Marks: single statements of an evaluator about one image, and what a series of them amounts to."""
+"""Marks: single statements of an evaluator about one image, and the feedback that a series of them amounts to."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Mark:
         image_id: the image; the winner of a pair.
         kind: what is stated.
         value: "good" or "bad" for a verdict, a finite number for a score, "yes" for a best image or a pair;
-            None withdraws what was stated before.
+            None withdraws the earlier statement.
         other: the loser of a pair, else None.
         suggested: what the evaluator was shown as a suggestion, if anything.
         seconds: time that this mark took, if known.
 
     Raises:
-        FeedbackError: the value does not fit the kind, or `other` is missing or too many.
+        FeedbackError: the value does not fit the kind, or `other` is missing or should not be there.
     """
 
     image_id: ImageId
@@ -50,7 +50,7 @@ class Mark:
         if (self.kind == "pair") != (self.other is not None):
             raise FeedbackError(f"mark of {self.image_id}: a pair, and only a pair, names another image")
         if self.value is not None and not _fits(self.kind, self.value):
-            raise FeedbackError(f"mark of {self.image_id}: {self.value!r} is no value of a {self.kind}")
+            raise FeedbackError(f"mark of {self.image_id}: {self.value!r} is not a value of a {self.kind}")
 
 
 def marks_of(feedback: Feedback) -> list[Mark]:
@@ -64,7 +64,7 @@ def marks_of(feedback: Feedback) -> list[Mark]:
 
 
 def withdrawals_of(feedback: Feedback) -> list[Mark]:
-    """The marks that take all of `feedback` back."""
+    """The marks that withdraw all of `feedback`."""
     return [
         *(Mark(image, "verdict", None) for image in feedback.verdicts),
         *(Mark(image, "best", None) for image in feedback.best),
@@ -74,7 +74,7 @@ def withdrawals_of(feedback: Feedback) -> list[Mark]:
 
 
 def replay(statements: Iterable[Statement]) -> Feedback:
-    """What marks, oldest first, amount to: the last of an image and kind counts, in order of the first."""
+    """The feedback that marks, oldest first, amount to: per image and kind the last counts, in order of the first."""
     verdicts: dict[ImageId, str] = {}
     scores: dict[ImageId, float] = {}
     best: dict[ImageId, None] = {}

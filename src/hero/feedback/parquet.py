@@ -1,7 +1,7 @@
-"""The Parquet forms of an export: an image a row, or a pair a row under Pick-a-Pic's column names.
+"""The Parquet forms of an export: one image per row, or one pair per row under Pick-a-Pic's column names.
 
-Image columns are structs of `bytes` and `path`, and the file's metadata says so in the way the `datasets` library
-reads; any Parquet reader gives the same. One row group a round, so that memory holds one round.
+Image columns are structs of `bytes` and `path`, declared in the file's metadata as the `datasets` library expects;
+any Parquet reader reads the same. There is one row group per round, so that memory holds only one round.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILE = "train-00000-of-00001.parquet"
 """A name that `datasets.load_dataset(FOLDER)` takes for its training split."""
 
 _DICTIONARY = 1 << 30
-"""Bytes within which a column's repeated images are written once a round."""
+"""Bytes up to which a column's repeated images are written only once per round."""
 
 
 def _pyarrow() -> Any:
@@ -38,7 +38,7 @@ def _pyarrow() -> Any:
     except ImportError:
         raise ConfigError(
             "Parquet needs pyarrow, which is not installed: pip install 'hero-diffusion[parquet]'; "
-            "--format jsonl needs nothing"
+            "--format jsonl needs no extra package"
         ) from None
     return pyarrow
 
@@ -195,7 +195,7 @@ def _jpeg(file: Path) -> bytes:
 
 
 def _write(pa: Any, file: Path, schema: Any, groups: Iterator[list[Mapping[str, Any]]]) -> int:
-    """Writes a row group for each non-empty list; returns the rows in all."""
+    """Writes a row group for each non-empty list; returns the total number of rows."""
     total = 0
     options = {"use_dictionary": True, "dictionary_pagesize_limit": _DICTIONARY}
     with pa.parquet.ParquetWriter(file, schema, **options) as writer:

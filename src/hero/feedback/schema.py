@@ -1,4 +1,4 @@
-"""The tables of the label store, schema version 2: all but `meta` are append-only, and the database sees to it.
+"""The tables of the label store, schema version 2: all but `meta` are append-only, which the database enforces.
 
 Times are ISO 8601 text: the same instant, to the microsecond and with its zone, in every database.
 """
@@ -15,7 +15,7 @@ __all__ = ["ADDED_IN_2", "SCHEMA_VERSION", "answers", "commands", "events", "lab
 SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
-# SQLite numbers rows by an INTEGER key only; other databases should not run out at 2³¹.
+# SQLite autoincrements only an INTEGER key; other databases should not run out of ids at 2³¹.
 _Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -74,7 +74,7 @@ ADDED_IN_2 = (answers, events, commands)
 
 
 def _refuse_in_sqlite(table: sa.Table, operation: str, when: str = "") -> None:
-    """Has SQLite refuse `operation` on `table` (where `when` holds), by whatever program."""
+    """Makes SQLite refuse `operation` on `table` (where `when` holds), from any program."""
     name = f"{table.name}_no_{'replace' if when else operation.lower()}"
     statement = (
         f"CREATE TRIGGER {name} BEFORE {operation} ON {table.name} {when} "
@@ -107,14 +107,14 @@ def _refuse_in_postgresql(table: sa.Table) -> None:
 
 
 # INSERT OR REPLACE deletes the old row without firing its DELETE trigger.
-_TAKEN = {
+_SAME_ROW = {
     labels: "id = NEW.id",
     submissions: "id = NEW.id OR (round = NEW.round AND evaluator = NEW.evaluator)",
     answers: "id = NEW.id OR round = NEW.round",
     events: "id = NEW.id",
     commands: "id = NEW.id",
 }
-for _one, _same in _TAKEN.items():
+for _one, _same in _SAME_ROW.items():
     _refuse_in_sqlite(_one, "UPDATE")
     _refuse_in_sqlite(_one, "DELETE")
     _refuse_in_sqlite(_one, "INSERT", f"WHEN EXISTS (SELECT 1 FROM {_one.name} WHERE {_same})")

@@ -1,7 +1,7 @@
 """An SQLite label store as it is at this moment, copied into memory: the file and its folder stay as they are.
 
-A run under way is read between two of its writes. A folder that cannot be written, a colleague's or an archive, is read
-all the same, which SQLite's own read-only mode manages for some states of its write-ahead log alone.
+A run in progress is read between two of its writes. A folder that cannot be written (a colleague's, or an archive) can
+be read all the same; SQLite's own read-only mode manages that only for some states of its write-ahead log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["snapshot"]
 
 
 def snapshot(path: Path) -> sqlite3.Connection:
-    """A database in memory that holds what the file at `path` does; nothing is made or changed on disk.
+    """A database in memory that holds what the file at `path` does; nothing on disk is created or changed.
 
     Raises:
         RunError: there is no such file, or it cannot be read.
@@ -32,17 +32,17 @@ def snapshot(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         memory.close()
         raise RunError(
-            f"the label store {path} cannot be read ({error}); check that it is whole and that you may"
+            f"the label store {path} cannot be read ({error}); check that it is complete and that you may read it"
         ) from error
     return memory
 
 
 def _copy(path: Path, memory: sqlite3.Connection) -> None:
     log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if index.exists():  # the run is under way, or was killed: its log counts, and is not to be folded into the file
+    if index.exists():  # the run is in progress, or was killed: its log counts, and must not be folded into the file
         _backup(path, "readonly_shm=1", memory)
     elif log.exists() and log.stat().st_size:
-        # Copied without its index, as archives are. Nobody writes: whoever does has an index. SQLite makes it anew.
+        # Copied without its index, as in an archive. A writer has an index, so nobody writes. SQLite rebuilds it.
         with tempfile.TemporaryDirectory() as folder:
             for file in (path, log):
                 shutil.copyfile(file, Path(folder, file.name))

@@ -1,8 +1,9 @@
-"""A run that starts from labels that exist.
+"""A run that starts from existing labels.
 
 Where the new run draws the very images that were labelled, it learns from the labels as if they were given now, round
-by round. Labels of other images come in as round 0: they fit the representation and give the best image to compare
-with. They cannot move the LoRA or the initial noise: nobody knows from which noise and by which steps they came.
+by round. Labels of other images are imported as round 0: they train the representation and provide the best image to
+compare with. They cannot change the LoRA or the initial noise, because it is not known from which noise and through
+which steps those images came.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ from hero.types import Answer, Feedback, ImageBatch, ImageId, Labelled, image_id
 __all__ = ["Started", "start_from_labels"]
 
 _TOLERANCE = 4
-"""Largest difference of a pixel's channel, of 255, at which two images are the same: rounding on another machine."""
+"""Largest difference (of 255) in any channel of a pixel at which two images count as the same: rounding may differ
+between machines."""
 
 
 @runtime_checkable
 class EncodesImages(Protocol):
-    """A policy that can say which final latents an image has."""
+    """A policy that can encode images into final latents."""
 
     def latents_of(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class Started:
-    """What became of imported labels.
+    """What was done with imported labels.
 
     Attributes:
-        replayed: rounds learnt from as if they were labelled now.
-        seeded: images that came in as round 0; 0 where rounds were replayed.
+        replayed: rounds that the run learnt from as if they were labelled now.
+        seeded: images imported as round 0; 0 if rounds were replayed.
         unused: labelled images that the run cannot learn from.
     """
 
@@ -54,24 +56,24 @@ class Started:
 def start_from_labels(
     labels: ImportedLabels, config: Config, out: Path, *, on_round: Callable[[int], None] | None = None
 ) -> Started:
-    """Makes the run `out` and has it learn what it can from `labels`; `hero resume` goes on from there.
+    """Creates the run `out` and lets it learn what it can from `labels`; `hero resume` continues it.
 
     Raises:
-        RunError: `out` holds something.
-        FeedbackError: none of the labels is of a prompt of this run.
+        RunError: `out` is not empty.
+        FeedbackError: none of the labels is for a prompt of this run.
         ModelError: the labelled images are not of the model's size, or the model cannot encode images.
     """
     feedback = labels.feedback()
-    labelled = {i for said in feedback.values() for i in said.verdicts}
+    labelled = {i for given in feedback.values() for i in given.verdicts}
     with Tuner(config, out) as tuner:
         replayed = 0
-        for round_, said in feedback.items():
-            if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), said, labels):
+        for round_, given in feedback.items():
+            if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), given, labels):
                 break
             marks = [m for m in labels.marks if m.round == round_]
             submissions = [s for s in labels.submissions if s["round"] == round_]
             restore(tuner.store, marks, submissions, round_)
-            tuner.tell(said if isinstance(said, Answer) else Answer(said, sorted({m.evaluator for m in marks})))
+            tuner.tell(given if isinstance(given, Answer) else Answer(given, sorted({m.evaluator for m in marks})))
             replayed += 1
             if on_round is not None:
                 on_round(round_)
@@ -80,30 +82,32 @@ def start_from_labels(
     return Started(replayed, seeded, len(labelled - learnt) - seeded)
 
 
-def _same_images(batch: ImageBatch, said: Feedback, labels: ImportedLabels) -> bool:
-    """Whether the images that `said` speaks of are those of `batch`, prompts and pixels."""
+def _same_images(batch: ImageBatch, given: Feedback, labels: ImportedLabels) -> bool:
+    """Whether the images that `given` refers to are those of `batch`, in prompts and pixels."""
     kept = {best.id for best in batch.best}
     drawn = {i: (image, prompt) for i, image, prompt in batch}
-    for name in {*said.verdicts, *said.best} - kept:
+    for name in {*given.verdicts, *given.best} - kept:
         if name not in drawn or name not in labels.images or labels.prompts[name] != drawn[name][1]:
             return False
         with Image.open(labels.images[name]) as stored:
             before, now = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (stored, drawn[name][0]))
         if before.shape != now.shape or np.abs(before - now).max() > _TOLERANCE:
             return False
-    return bool(said.verdicts)
+    return bool(given.verdicts)
 
 
 def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels) -> int:
     """Round 0: labelled images that this run did not draw. Returns how many."""
     prompts, policy, learner = tuner.config.task.prompts, tuner.policy, tuner.learner
-    verdicts = {i: v for said in feedback.values() for i, v in said.verdicts.items()}
+    verdicts = {i: v for given in feedback.values() for i, v in given.verdicts.items()}
     usable = [i for i in verdicts if i in labels.images and labels.prompts[i] in prompts]
     if not usable:
         wanted = ", ".join(map(repr, prompts))
-        raise FeedbackError(f"no label is of an image with a prompt of this run ({wanted}); see `hero feedback import`")
+        raise FeedbackError(
+            f"no label is for an image with a prompt of this run ({wanted}); see `hero feedback import`"
+        )
     if not isinstance(policy, EncodesImages):
-        raise ModelError(f"{tuner.config.model.path} cannot say which latents an image has; import into another model")
+        raise ModelError(f"{tuner.config.model.path} cannot encode images into latents; import into another model")
     new = _new_ids(usable, labels, prompts)
     pictures = [_picture(labels.images[i]) for i in usable]
     latents = policy.latents_of(pictures).cpu()
@@ -113,13 +117,13 @@ def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels
         )
     ids = [new[i] for i in usable]
     index = torch.tensor([prompts.index(labels.prompts[i]) for i in usable])
-    bests = {labels.prompts[i]: new[i] for said in feedback.values() for i in said.best if i in new}
-    said = Feedback({new[i]: verdicts[i] for i in usable}, best=tuple(bests.values()))
+    bests = {labels.prompts[i]: new[i] for given in feedback.values() for i in given.best if i in new}
+    given = Feedback({new[i]: verdicts[i] for i in usable}, best=tuple(bests.values()))
 
     tuner.directory.write_images(dict(zip(ids, pictures, strict=True)))
-    marks = [replace(m, mark=_renamed(m, new)) for m in labels.marks if _speaks_of(m, new)]
+    marks = [replace(m, mark=_renamed(m, new)) for m in labels.marks if _refers_to(m, new)]
     restore(tuner.store, marks, (), 0)
-    labelled = Labelled(0, tuple(ids), index, latents, said)
+    labelled = Labelled(0, tuple(ids), index, latents, given)
     learner.memory.update_best(labelled)
     learner.reward.fit(labelled)
     learner.memory.update_good(labelled, replay_rounds=learner.reward.replay_rounds)
@@ -138,7 +142,7 @@ def _new_ids(images: Sequence[ImageId], labels: ImportedLabels, prompts: Sequenc
     return new
 
 
-def _speaks_of(mark: ImportedMark, images: Mapping[ImageId, ImageId]) -> bool:
+def _refers_to(mark: ImportedMark, images: Mapping[ImageId, ImageId]) -> bool:
     return mark.mark.image_id in images and (mark.mark.other is None or mark.mark.other in images)
 
 

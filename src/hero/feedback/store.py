@@ -1,7 +1,7 @@
 """The label store: every mark that an evaluator ever made, append-only, in SQLite or any SQLAlchemy URL.
 
 A *mark* is one statement about one image; later marks override earlier ones. A *submission* closes a round for one
-evaluator; an *answer* is what the run learns the round from. What a call has returned from is on disk (WAL,
+evaluator; an *answer* is what the run learns from in the round. When a call returns, its data is on disk (WAL,
 synchronous=FULL). Imports no torch.
 """
 
@@ -50,7 +50,7 @@ class Label:
 
 @dataclass(frozen=True)
 class LabellingProgress:
-    """How far one evaluator is in a round: images with a verdict, and whether the answer is submitted."""
+    """How far one evaluator has got in a round: images with a verdict, and whether the answer is submitted."""
 
     name: str
     marked: int
@@ -61,7 +61,7 @@ class Draft:
     """One evaluator's open answer to a round, within one transaction (see `LabelStore.edit`).
 
     Attributes:
-        given: what the marks so far amount to, those made here included.
+        given: the feedback that the marks so far amount to, including those made here.
     """
 
     def __init__(self, connection: sa.Connection, round_: int, evaluator: str) -> None:
@@ -86,19 +86,19 @@ class LabelStore:
     """The labels of a run.
 
     Args:
-        location: path of an SQLite file, made if it is missing, or an SQLAlchemy URL (anything with "://"). A store of
+        location: path of an SQLite file, created if missing, or an SQLAlchemy URL (anything with "://"). A store of
             schema version 1 is upgraded in place; its labels stay as they are.
         busy_seconds: how long to wait for another program that is writing to the SQLite file.
-        read_only: neither makes, upgrades nor writes the store, so that it may lie where nothing can be written. An
-            SQLite file is read as it is now; labels that come later are not seen.
+        read_only: does not create, upgrade or write the store, so that it may lie in a read-only folder. An SQLite
+            file is read as it is now; labels added later are not seen.
 
     Attributes:
-        database: where it is kept; events and commands are there too (see `Channel`).
+        database: the database behind it, which also holds events and commands (see `Channel`).
 
     Raises:
-        RunError: the store cannot be opened, is no label store, or was written by a newer version of hero;
-            and from every method: the disk is full, the file locked or broken. A call that raises stored
-            nothing, and what was stored before stays.
+        RunError: the store cannot be opened, is not a label store, or was written by a newer version of hero;
+            and from every method: the disk is full, the file is locked or damaged. A call that raises has stored
+            nothing, and what was stored before is kept.
     """
 
     def __init__(
@@ -108,21 +108,22 @@ class LabelStore:
 
     @classmethod
     def check_free(cls, location: str | Path) -> None:
-        """Raises RunError if the store there holds labels: they name the images of another run."""
+        """Raises RunError if the store there already holds labels: they refer to the images of another run."""
         with cls(location) as store:
             if store.count() or store.submitted_rounds():
                 raise RunError(
-                    f"the label store {store.database.name} holds the labels of another run; give each run a database "
-                    "of its own with --store"
+                    f"the label store {store.database.name} holds the labels of another run; give each run its "
+                    "own database with --store"
                 )
 
     # ------------------------------------------------------------------ evaluators write
 
     @contextmanager
     def edits(self) -> Iterator[Callable[[int, str], Draft]]:
-        """A transaction on any number of open answers: what is read in it holds until it is written, all or nothing.
+        """A transaction on any number of open answers: nothing read in it changes before it commits, all or nothing.
 
-        Gives a function of round and evaluator that opens a draft, and raises FeedbackError if it is submitted.
+        Yields a function that opens the draft of a round and an evaluator; it raises FeedbackError if that answer is
+        already submitted.
         """
         with self.database.transaction(write=True) as connection:
             if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
@@ -167,10 +168,10 @@ class LabelStore:
     # ------------------------------------------------------------------ the run writes
 
     def record(self, round_: int, feedback: Feedback, evaluator: str, seconds: float) -> None:
-        """Stores what an evaluator in this process answered: marks, submission, and the round's answer if it has none
+        """Stores the answer of an evaluator in this process: marks, submission, and the round's answer if it has none
         yet, in one transaction; on disk when this returns.
 
-        An answer says everything: marks that `evaluator` made in this round before are withdrawn by it.
+        The answer is complete: it withdraws any marks that `evaluator` made in this round before.
 
         Args:
             round_: from 1.
@@ -190,14 +191,14 @@ class LabelStore:
                 _insert_answer(connection, round_, Answer.of(feedback, evaluator), now())
 
     def conclude(self, round_: int, answer: Answer) -> None:
-        """Stores what the run learns `round_` from, put together of submissions that are here already.
+        """Stores the answer from which the run learns `round_`, combined from submissions that are already stored.
 
         Raises:
-            RunError: the round has an answer.
+            RunError: the round already has an answer.
         """
         with self.database.transaction(write=True) as connection:
             if _answer(connection, round_) is not None:
-                raise RunError(f"round {round_} has an answer already; resume the run, which learns from it")
+                raise RunError(f"round {round_} already has an answer; resume the run, which learns from it")
             _insert_answer(connection, round_, answer, now())
 
     # ------------------------------------------------------------------ anyone reads
@@ -208,7 +209,7 @@ class LabelStore:
             return replay(_rows(connection, round_, evaluator))
 
     def progress(self, round_: int) -> tuple[LabellingProgress, ...]:
-        """How far each evaluator of `round_` is, by name."""
+        """How far each evaluator of `round_` has got, by name."""
         with self.database.transaction(write=False) as connection:
             query = sa.select(_labels.c.evaluator).where(_labels.c.round == round_).distinct()
             submitted = set(_submitters(connection, round_))
@@ -217,7 +218,7 @@ class LabelStore:
         return tuple(LabellingProgress(name, marked[name], name in submitted) for name in names)
 
     def revision(self) -> tuple[int, int]:
-        """Grows with every mark and submission: cheap to ask whether there is anything new."""
+        """Grows with every mark and submission: a cheap way to find out whether anything is new."""
         newest = [sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)) for table in (_labels, _submissions)]
         with self.database.transaction(write=False) as connection:
             marks, submissions = (int(connection.execute(query).scalar_one()) for query in newest)
@@ -228,7 +229,7 @@ class LabelStore:
 
         Args:
             round_: from 1.
-            evaluator: whose; None: of whoever submitted first.
+            evaluator: whose; None: that of whoever submitted first.
         """
         with self.database.transaction(write=False) as connection:
             names = [name for name in _submitters(connection, round_) if evaluator in (None, name)]
@@ -251,12 +252,12 @@ class LabelStore:
             return tuple(connection.execute(query).scalars())
 
     def answer(self, round_: int) -> Answer | None:
-        """What the run learns (or has learnt) `round_` from; None if it has not been answered yet."""
+        """The answer from which the run learns (or has learnt) `round_`; None if there is none yet."""
         with self.database.transaction(write=False) as connection:
             return _answer(connection, round_)
 
     def labels(self, round_: int | None = None, evaluator: str | None = None, *, after: int = 0) -> Iterator[Label]:
-        """Stored marks with ids above `after`, oldest first, overridden ones too; of one round or evaluator, or of all.
+        """Stored marks with ids above `after`, oldest first, overridden ones included; of a round, evaluator, or all.
 
         Reads in pages, so that a slow consumer locks nothing.
         """
@@ -277,7 +278,7 @@ class LabelStore:
             last = page[-1].id
 
     def count(self, round_: int | None = None) -> int:
-        """Stored marks of one round or in all, overridden ones too."""
+        """Number of stored marks of one round, or of all, overridden ones included."""
         query = sa.select(sa.func.count()).select_from(_labels)
         if round_ is not None:
             query = query.where(_labels.c.round == round_)
@@ -350,7 +351,7 @@ def _insert_answer(connection: sa.Connection, round_: int, answer: Answer, creat
 
 
 def _answers_from_submissions(connection: sa.Connection) -> None:
-    """Upgrade from version 1, where a run learnt from whoever had submitted a round first."""
+    """Upgrade from version 1, in which a run learnt from whoever submitted a round first."""
     query = sa.select(_submissions).order_by(_submissions.c.round, _submissions.c.id)
     first = {row.round: row for row in reversed(connection.execute(query).all())}
     for round_, row in sorted(first.items()):

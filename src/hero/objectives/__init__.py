@@ -1,1 +1,1 @@
-"""Pure losses: tensors in, (loss, statistics) out. No model in sight."""
+"""Pure losses: tensors in, (loss, statistics) out. No model is involved."""

@@ -1,1 +1,1 @@
-"""People at a run's side: they answer as an evaluator, are shown suggestions, and steer the run from their page."""
+"""Runs that people attend: they answer as an evaluator, are shown suggestions, and control the run from their page."""

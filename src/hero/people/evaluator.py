@@ -1,7 +1,7 @@
-"""People as evaluators: their pages are told of every image, and the run waits until enough of them have submitted.
+"""People as evaluators: their pages show every image, and the run waits until enough of them have submitted.
 
-Everything goes through the label store: events out, labels and commands in. A command is carried out where the run
-next looks for one: between two chunks of images, between two steps of learning, or while it waits.
+Everything goes through the label store: events out, labels and commands in. A command is carried out when the run
+next checks for one: between two chunks of images, between two steps of learning, or while it waits.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["People", "Phase", "RunStopped"]
 Phase = Literal["starting", "drawing", "waiting", "learning", "paused", "evaluating", "finished", "stopped", "failed"]
 
 _POLL = 0.2
-"""Seconds between two looks at the store while waiting."""
+"""Seconds between two checks of the store while waiting."""
 _THROTTLE = 0.4
-"""Seconds between two events that say the same thing further on; each is a durable write."""
+"""Seconds between two events that report progress in the same phase; each is a durable write."""
 
 
 class RunStopped(Exception):
-    """An evaluator wants the run to end. Everything learnt is kept, and the question that is open stays open."""
+    """An evaluator asked the run to end. Everything learnt is kept, and the open round stays open."""
 
 
 class People:
@@ -40,7 +40,7 @@ class People:
 
     Attributes:
         channel: events and commands.
-        more_rounds: called with the number of rounds that an evaluator wants added; None refuses.
+        more_rounds: called with the number of rounds that an evaluator asks to add; if None, the request is refused.
     """
 
     name = "web"
@@ -54,7 +54,7 @@ class People:
         self._chunks: list[ImageChunk] = []
         self._phase: dict[str, Any] = {}
         self._round = 0
-        self._told_at = self._began_at = float("-inf")
+        self._published_at = self._began_at = float("-inf")
         self._paused = self._stopping = self._lingering = self._extended = False
         self._seen_command = 0
         self._refuse_old_commands()
@@ -65,32 +65,32 @@ class People:
         """Shows an empty round."""
         self._start, self._chunks, self._round = start, [], start.round
         best = [{"id": best.id, "prompt": best.prompt} for best in start.best]
-        # A round that begins again, after a kill say, is shown again from its first image.
+        # A round that begins again (after a kill, say) is shown again from its first image.
         fresh = {"drawn": 0, "images": [], "suggestions": None}
         self.channel.publish("round", start.round, {"total": start.total, "best": best, **fresh})
         self.say("drawing", done=0, total=start.total)
-        self.obey()
+        self.carry_out_commands()
 
     def show(self, chunk: ImageChunk) -> None:
-        """Shows more images, whose files are there already."""
+        """Shows more images, whose files already exist."""
         self._chunks.append(chunk)
         drawn = sum(len(shown.ids) for shown in self._chunks)
         images = [{"id": i, "prompt": prompt} for i, prompt in zip(chunk.ids, chunk.prompts, strict=True)]
         self.channel.publish("chunk", chunk.round, {"images": images, "drawn": drawn, "total": chunk.total})
         self.say("drawing", done=drawn, total=chunk.total)
-        self.obey()
+        self.carry_out_commands()
 
     def collect(self) -> Answer:
-        """Waits until enough evaluators have submitted, and under a lead the lead too; combines what they said.
+        """Waits until enough evaluators have submitted, and under a lead the lead too; combines their answers.
 
         Raises:
             RunStopped: somebody stopped the run.
         """
         self.say("waiting")
-        self.obey()
+        self.carry_out_commands()
         while not self._complete():
             time.sleep(_POLL)
-            self.obey()
+            self.carry_out_commands()
         answer = combine(self._store.submissions(self._round), self._batch(), self._settings.rule)
         self.say_answer(self._round, answer)
         return answer
@@ -107,15 +107,15 @@ class People:
         prompts = tuple(prompt for chunk in self._chunks for prompt in chunk.prompts)
         return ImageBatch(self._round, ids, images, prompts, self._start.best, self._start.criterion)
 
-    # ------------------------------------------------------------------ what the pages are told
+    # ------------------------------------------------------------------ what the run publishes to the pages
 
     def say(self, phase: Phase, step: str = "", *, done: int = 0, total: int = 0, message: str = "") -> None:
-        """Tells the pages what the run is doing; of what only goes on, a few times a second at most."""
+        """Tells the pages what the run is doing; mere progress in a phase is published a few times a second at most."""
         same = (self._phase.get("phase"), self._phase.get("step")) == (phase, step)
         now = time.monotonic()
         if not same:
             self._began_at = now
-        elif done < total and now - self._told_at < _THROTTLE:
+        elif done < total and now - self._published_at < _THROTTLE:
             return
         elapsed = now - self._began_at
         left = elapsed / done * (total - done) if 0 < done < total and elapsed > 0 else None
@@ -128,11 +128,11 @@ class People:
             "eta_seconds": left,
             "message": message,
         }
-        self._told_at = now
+        self._published_at = now
         self.channel.publish("phase", self._round, self._phase)
 
     def say_answer(self, round_: int, answer: Answer) -> None:
-        """Tells the pages what a round is learnt from."""
+        """Tells the pages what the run learns from in a round."""
         body = {
             "evaluators": list(answer.evaluators),
             "rule": answer.rule,
@@ -144,30 +144,30 @@ class People:
         self.channel.publish("answer", round_, body)
 
     def learning(self, step: str, done: int, total: int) -> None:
-        """Progress of learning (an `OnStep`); a pause holds it up, a stop does not cut it short."""
-        due = time.monotonic() - self._told_at >= _THROTTLE
+        """Progress of learning (an `OnStep`); a pause suspends it, a stop does not cut it short."""
+        due = time.monotonic() - self._published_at >= _THROTTLE
         self.say("learning", step, done=done, total=total)
         if due:
             self._wait_out_commands()
 
     def evaluating(self, done: int, total: int) -> None:
-        """Progress of what is measured after training."""
+        """Progress of the evaluation after training."""
         self.say("evaluating", "evaluation", done=done, total=total)
 
-    # ------------------------------------------------------------------ what the pages want
+    # ------------------------------------------------------------------ what the pages ask for
 
-    def obey(self) -> None:
-        """Carries out what evaluators want, and waits while they want the run paused.
+    def carry_out_commands(self) -> None:
+        """Carries out the commands of evaluators, and waits while the run is paused.
 
         Raises:
-            RunStopped: they want it to end.
+            RunStopped: they asked the run to end.
         """
         self._wait_out_commands()
         if self._stopping:
             raise RunStopped
 
     def linger(self, message: str) -> bool:
-        """After the last round: waits for more rounds to be wanted (True), or for the end (False).
+        """After the last round: waits until more rounds are asked for (True), or for the end (False).
 
         The end is a `finish`, or `settings.linger` seconds without a command.
 
@@ -178,7 +178,7 @@ class People:
         self.say("finished", message=message)
         until = time.monotonic() + self._settings.linger
         while self._lingering and not self._extended and time.monotonic() < until:
-            self.obey()
+            self.carry_out_commands()
             time.sleep(_POLL)
         self._lingering = False
         return self._extended
@@ -193,7 +193,7 @@ class People:
             self.channel.publish("phase", self._round, self._phase)
 
     def _carry_out_new(self) -> bool:
-        """Whether the run is paused after all commands so far."""
+        """Carries out new commands; returns whether the run is paused after them."""
         for command in self.channel.commands(self._seen_command):
             self._seen_command = command.id
             done, message = self._carry_out(command)
@@ -201,14 +201,14 @@ class People:
         return self._paused
 
     def _carry_out(self, command: Command) -> tuple[bool, str]:
-        """Whether it could be done, and words for the page."""
+        """Whether it could be done, and a message for the page."""
         match command.kind:
             case "pause":
                 self._paused = True
                 return True, "Paused."
             case "resume":
                 self._paused = False
-                return True, "Going on."
+                return True, "Resumed."
             case "stop":
                 self._paused, self._stopping = False, True
                 return True, "Stopping: what was learnt is saved."
@@ -223,18 +223,18 @@ class People:
                 self._lingering = False
                 return True, "Finished."
             case "finish":
-                return False, "There are rounds to go; stop the run instead, it can be resumed."
+                return False, "There are rounds left; stop the run instead, it can be resumed."
         return False, f"The run cannot do this now: {command.kind}."
 
     def _refuse_old_commands(self) -> None:
-        """Commands from before this process were for a run that had ended; nobody waits for their effect."""
+        """Commands from before this process were for a run that had ended; nobody expects their effect any more."""
         answered: set[int] | None = None
         while commands := self.channel.commands(self._seen_command):
             self._seen_command = commands[-1].id
             answered = self._answered() if answered is None else answered
             for command in commands:
                 if command.id not in answered:
-                    message = "The run was not going on at that time; please say it again."
+                    message = "The run was not active at that time; please send the command again."
                     self.channel.publish("command", 0, {"id": command.id, "done": False, "message": message})
 
     def _answered(self) -> set[int]:

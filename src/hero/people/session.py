@@ -1,7 +1,7 @@
-"""A run with people at its side: the tuner's loop, told to their pages, and steered by them.
+"""A run that people attend: the tuner's loop, reported to their pages and controlled from them.
 
-What the pages see beside the images: previews from the same fixed noises after each round, suggestions by what is
-learnt so far, progress, figures. They may pause it, end it, and add rounds.
+Besides the images, the pages show previews from the same fixed noises after each round, suggestions from what the run
+has learnt so far, progress, and figures. People may pause the run, end it, and add rounds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def train_with_people(
     on_chunk: Callable[[ImageChunk], None] | None = None,
     on_round: Callable[[RoundStats], None] | None = None,
 ) -> bool:
-    """`Tuner.run` with people: until every round is learnt from and nobody wants more, or somebody stops it.
+    """`Tuner.run` with people: until all rounds are done and nobody asks for more, or somebody stops it.
 
     Args:
-        people: on the label store of `tuner`.
-        on_chunk, on_round: told of progress, as by `Tuner.run`.
+        people: must use the label store of `tuner`.
+        on_chunk, on_round: called with progress, as by `Tuner.run`.
 
     Returns:
-        Whether the rounds are done; False where somebody stopped the run, which can be resumed.
+        Whether the rounds are done; False if somebody stopped the run, which can be resumed.
     """
     run = _Attended(tuner, people)
 
@@ -52,14 +52,14 @@ def train_with_people(
         run.open()
         while True:
             tuner.run(run, on_chunk=on_chunk, on_round=finished_round)
-            if not people.linger(f"All {tuner.config.rounds} rounds are learnt from; the LoRA is on disk."):
+            if not people.linger(f"All {tuner.config.rounds} rounds are done; the LoRA is on disk."):
                 return True
     except RunStopped:
         tuner.learner.publish()
-        people.say("stopped", message=f"Everything is saved; `hero resume {tuner.directory.path}` goes on.")
+        people.say("stopped", message=f"Everything is saved; `hero resume {tuner.directory.path}` continues the run.")
         return False
     except KeyboardInterrupt:
-        people.say("stopped", message=f"Interrupted; `hero resume {tuner.directory.path}` goes on.")
+        people.say("stopped", message=f"Interrupted; `hero resume {tuner.directory.path}` continues the run.")
         raise
     except Exception as error:
         people.say("failed", message=str(error))
@@ -69,7 +69,7 @@ def train_with_people(
 
 
 class _Attended:
-    """`people` as a live evaluator of `tuner`, which shows them more than the images."""
+    """`people` as a live evaluator of `tuner` that also shows them previews, suggestions and figures."""
 
     name = People.name
 
@@ -81,7 +81,7 @@ class _Attended:
         self._previewed: set[int] = set()
 
     def open(self) -> None:
-        """Tells the pages what the run is and what it has learnt before, where they do not know."""
+        """Tells the pages what the run is, and what it has learnt before if they do not have that yet."""
         self._say_run()
         if not self._tuner.done:
             self._people.say("starting")
@@ -107,15 +107,15 @@ class _Attended:
 
     def collect(self) -> Answer:
         self._people.say("waiting")
-        self._preview()  # the first one, or one that a kill prevented: people are busy, the machine is not
+        self._preview()  # the first one, or one that a kill prevented: people are busy now, the machine is not
         return self._people.collect()
 
     def learnt(self, stats: RoundStats) -> None:
-        """A round was learnt from."""
+        """Publishes the figures and previews of a round that the run has learnt from."""
         self._channel.publish("learned", stats.round, {"stats": stats.to_dict()})
         if stats.round == 1:
             self._say_run()  # there is a LoRA now
-        self._people.obey()
+        self._people.carry_out_commands()
         self._people.learning("preview", 0, 1)
         self._preview()
 
@@ -146,7 +146,7 @@ class _Attended:
         self._channel.publish("run", 0, body)
 
     def _preview(self) -> None:
-        """Samples from fixed noises by the model as it is after the newest learnt round (0: none), once."""
+        """Publishes, once, samples from fixed noises by the model as of the newest finished round (0: none)."""
         tuner, round_ = self._tuner, len(self._tuner.history)
         config, count = tuner.config, tuner.config.evaluator.previews
         if count == 0 or round_ in self._previewed:

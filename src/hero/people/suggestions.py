@@ -1,8 +1,8 @@
-"""What the current reward thinks of images that nobody has judged yet: the probability that a person calls them good.
+"""The current reward's estimate for images that nobody has judged yet: the probability that a person calls them good.
 
-How well the reward tells good from bad is fitted to the labels of the round before, by what was learnt when those
-images were shown: a reward that has learnt from them would be too sure. All of it is read from checkpoints, so that a
-resumed run suggests the same.
+How well the reward tells good from bad is calibrated on the labels of the previous round, with the reward as it was
+when those images were shown: one that has learnt from them would be overconfident. All of it is read from checkpoints,
+so that a resumed run suggests the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hero.types import ImageId, Verdict
 __all__ = ["Calibration", "Suggester", "calibrate"]
 
 _RIDGE = 1.0
-"""Against a slope without bound where the reward tells good from bad without fault; weighs as a few labels do."""
+"""Keeps the slope finite where the reward separates good from bad perfectly; it weighs as much as a few labels."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def calibrate(rewards: Sequence[float], good: Sequence[bool]) -> Calibration | None:
-    """A logistic fit of labels to rewards (Platt 1999, with his smoothed targets); None without both kinds of label."""
+    """A logistic fit of labels to rewards (Platt 1999, with his smoothed targets); None unless both labels occur."""
     r, y = np.asarray(rewards, dtype=float), np.asarray(good, dtype=bool)
     if not (y.any() and (~y).any()):
         return None
@@ -59,7 +59,7 @@ def calibrate(rewards: Sequence[float], good: Sequence[bool]) -> Calibration | N
 
 
 class Suggester:
-    """Suggestions for the images of a run as they are drawn, by what it has learnt so far."""
+    """Suggestions for the images of a run as they are drawn, from what it has learnt so far."""
 
     def __init__(self, learner: Learner, store: LabelStore) -> None:
         self._learner = learner
@@ -72,11 +72,12 @@ class Suggester:
     ) -> dict[ImageId, dict[str, str | float]]:
         """Image → {"verdict": "good" or "bad", "score": probability of good}; empty where there is nothing to go by.
 
-        That is: in the first round, for rewards that are the labels themselves, or before anything was fitted. Images
-        of which the reward cannot say anything, of a prompt without a best image for one, are left out.
+        That is the case in the first round, for rewards that are the labels themselves, and before anything was
+        fitted. Images for which the reward has no estimate (such as those of a prompt without a best image) are left
+        out.
 
         Args:
-            round_: the round of these images; the ones before it are learnt from.
+            round_: the round of these images; the run has learnt from those before it.
             final_latents: (N, C, h, w).
         """
         reward, known = self._learner.reward, self._learner.config.task.prompts
@@ -101,7 +102,7 @@ class Suggester:
         labelled = None if answer is None else learner.labelled(labelled_before, answer)
         if labelled is None:
             return None
-        # By what was learnt before that round; by what is learnt now, where that was nothing.
+        # With the reward as it was before that round or, if it had learnt nothing then, as it is now.
         before = learner.reward_before(labelled_before)
         judge = before if before is not None and before.ready else learner.reward
         then = judge.score(labelled.final_latents, labelled.prompt_index).mean
@@ -116,5 +117,5 @@ class Suggester:
         known = now[~now.isnan()]
         if fitted is None or not len(known):
             return None
-        # Rewards are on another scale after a fit; where they lie in their round is comparable.
+        # A fit changes the scale of rewards; their position within a round stays comparable.
         return replace(fitted, centre=float(known.mean()), scale=float(known.std(correction=0)) or 1.0)

@@ -1,6 +1,6 @@
-"""A diffusers pipeline as a stochastic policy: one inner convention, one file per model family.
+"""A diffusers pipeline as a stochastic policy: one common interface, one file per model family.
 
-Everything to the right of here speaks `Policy` alone and never branches on the model. A new family is a new file
+All other code uses only `Policy` and never branches on the model. A new family is a new file
 (see `policies/family.py`) and one line in `FAMILIES`.
 """
 
@@ -50,7 +50,7 @@ FAMILIES: dict[str, str] = {
     "ZImagePipeline": "hero.policies.z_image:ZImage",
     "Flux2KleinPipeline": "hero.policies.flux_2_klein:Flux2Klein",
 }
-"""Pipeline class (as in model_index.json) → the family that bends it to the inner convention."""
+"""Pipeline class (as in model_index.json) → the family that adapts it to the common interface."""
 
 
 class Policy(Protocol):
@@ -62,9 +62,9 @@ class Policy(Protocol):
         latent_shape: (C, h, w).
         image_size: (height, width) in pixels.
         num_steps: T.
-        steps: the noise schedule: what a noise level t in (0, 1] is, and conversions at any of them.
+        steps: the noise schedule: the meaning of a noise level t in (0, 1], and conversions at any level.
         trainable_steps: (T,) bool on the CPU; False where a step has no density.
-        device: where latents live.
+        device: where latents are.
         storage_dtype: dtype of stored latents; a latent is rounded to it before its log-probability is taken.
     """
 
@@ -83,20 +83,20 @@ class Policy(Protocol):
         ...
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
-        """The step of each latent: `latents` (N, C, h, w), `steps` (N,) int64 in [0, T), N conditioning rows."""
+        """The transition of each latent: `latents` (N, C, h, w), `steps` (N,) int64 in [0, T), N conditioning rows."""
         ...
 
     def predict(
         self, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, *, guided: bool
     ) -> torch.Tensor:
-        """The model's output at any noise level, (N, C, h, w) fp32; what it is of, `steps` knows.
+        """The model's output at any noise level, (N, C, h, w) fp32; `steps` converts what it predicts.
 
         Args:
             latents: (N, C, h, w) on the policy's device.
             t: (N,) in (0, 1].
             conditioning: N rows.
-            guided: as in sampling. False: the pass with the prompt alone, in which a model that is told its guidance
-                scale is still told it.
+            guided: as in sampling. False: only the pass with the prompt, in which a model whose input includes the
+                guidance scale still gets it.
 
         Raises:
             ValueError: a noise level is not in (0, 1].
@@ -111,11 +111,11 @@ class Policy(Protocol):
         levels: Sequence[float] | None = None,
         pooling: Pooling = channel_statistics,
     ) -> torch.Tensor:
-        """What the base model sees in final latents, whichever adapter is in use: (N, D) fp32 on the CPU.
+        """Features of final latents under the base model, whichever adapter is in use: (N, D) fp32 on the CPU.
 
-        At each noise level the latents get the same noise, whatever the image, and go through the denoiser with their
-        prompt once, without guidance. Of each of the family's `feature_layers`, `pooling` makes numbers; those of
-        all layers stand one after the other, and are averaged over the levels.
+        At each noise level every image gets the same noise, and its latents go through the denoiser once with their
+        prompt, without guidance. `pooling` turns the output of each of the family's `feature_layers` into numbers;
+        those of all layers are concatenated and then averaged over the levels.
 
         Args:
             latents: (N, C, h, w) clean, on any device.
@@ -134,13 +134,13 @@ class Policy(Protocol):
         ...
 
     def add_adapter(self, adapter: Literal["old"]) -> None:
-        """Adds the old LoRA as a copy of the current one; does nothing where it was added before."""
+        """Adds the old LoRA as a copy of the current one; does nothing if it was added before."""
         ...
 
     def using(self, adapter: Adapter) -> AbstractContextManager[None]:
         """Within it the policy computes with that LoRA, or none; can be nested. Only `current` gets gradients.
 
-        With gradient checkpointing, a backward pass computes blocks again with the LoRA that is in use by then.
+        With gradient checkpointing, a backward pass recomputes blocks with the LoRA in use at that moment.
 
         Raises:
             ValueError: the adapter was not added.
@@ -220,7 +220,7 @@ def _check_folder(folder: Path) -> None:
     family_of(components.get("_class_name", "?"))
     for name, value in components.items():
         if isinstance(value, list) and value[0] and not (folder / name).is_dir():
-            raise ModelError(f"{folder} has no component {name!r}, though its model_index.json names one")
+            raise ModelError(f"{folder} has no component {name!r}, although its model_index.json names one")
 
 
 def load_pipeline(config: ModelConfig) -> Any:
@@ -257,11 +257,11 @@ def load_pipeline(config: ModelConfig) -> Any:
 
 
 def load_policy(config: Config, mesh: DeviceMesh | None = None) -> Policy:
-    """Loads the model of `config` and puts a fresh LoRA on it; sets torch's threads if `config` names a number.
+    """Loads the model of `config` and puts a fresh LoRA on it; sets torch's number of threads if `config` gives one.
 
     Args:
-        mesh: the processes that share the denoiser, each with a part of it; they then have to run it together. None:
-            it is whole here.
+        mesh: the processes that share the denoiser, each with a part of it; they must then run it together. None: this
+            process holds all of it.
 
     Raises:
         ModelError: see `load_pipeline`; or a scheduler, size or device that the policy cannot use.

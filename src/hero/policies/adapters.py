@@ -1,7 +1,7 @@
 """Several LoRAs on one denoiser: the one that is trained, an older one of the same shape, and none at all.
 
-The older one is there only where a method asks for it. It is never trained nor written into LoRA files; it follows the
-trained one by `blend`, and a method's checkpoints keep it. Through PEFT.
+The older one exists only if a method asks for it. It is never trained or written into LoRA files; it follows the
+trained one by `blend`, and a method's checkpoints keep it. Implemented with PEFT.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 __all__ = ["ADAPTER", "Adapter", "LoraAdapter", "add_adapter", "blend", "lora_parameters", "peft_name", "switch"]
 
 ADAPTER = "default"
-"""PEFT's name of the adapter that is trained, which stands in LoRA files."""
+"""PEFT's name for the trained adapter, as it appears in LoRA files."""
 
 LoraAdapter = Literal["current", "old"]
-"""Those that have weights."""
+"""The adapters that have weights."""
 
 Adapter = Literal["current", "old", "base"]
 """`current` is trained, `old` follows it, `base` is the model without a LoRA."""
@@ -27,7 +27,7 @@ _PEFT_NAMES: dict[str, str] = {"current": ADAPTER, "old": "old"}
 
 
 def peft_name(denoiser: Any, adapter: LoraAdapter) -> str:
-    """What PEFT calls `adapter`.
+    """PEFT's name for `adapter`.
 
     Raises:
         ValueError: there is no such adapter, or it was not added.
@@ -52,21 +52,21 @@ def switch(denoiser: Any, adapter: Adapter) -> None:
         return
     denoiser.set_adapter(peft_name(denoiser, adapter))
     denoiser.enable_adapters()
-    if adapter != "current":  # PEFT takes whatever is in use for what is trained
+    if adapter != "current":  # PEFT assumes that the adapter in use is the one to train
         for parameter in lora_parameters(denoiser, adapter):
             parameter.requires_grad_(False)
 
 
 def add_adapter(denoiser: Any, adapter: Literal["old"], in_use: Adapter) -> None:
-    """Adds `adapter` as an fp32 copy of the current one, and goes on with the one `in_use`; once it is there, nothing.
+    """Adds `adapter` as an fp32 copy of the current one, keeping `in_use` active; does nothing if it exists already.
 
-    The global random generators stay as they are.
+    The states of the global random generators do not change.
     """
     name = _PEFT_NAMES[adapter]
     if name in denoiser.peft_config:
         return
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT draws weights, which the copy then replaces, and wonders whether two adapters are meant.
+        # PEFT draws weights, which the copy then replaces, and warns that there is an adapter already.
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
         denoiser.add_adapter(deepcopy(denoiser.peft_config[ADAPTER]), adapter_name=name)
     switch(denoiser, in_use)
@@ -85,7 +85,7 @@ def blend(denoiser: Any, adapter: Literal["old"], towards: LoraAdapter, decay: f
         ValueError: `decay` is not in [0, 1], or an adapter was not added.
     """
     if not 0 <= decay <= 1:
-        raise ValueError(f"decay is {decay}, and not in [0, 1]")
+        raise ValueError(f"decay is {decay}, which is not in [0, 1]")
     pairs = zip(lora_parameters(denoiser, adapter), lora_parameters(denoiser, towards), strict=True)
     for weight, target in pairs:
         weight.lerp_(target, 1 - decay)

@@ -1,6 +1,6 @@
-"""What one model family says of its pipeline, and the parts that families are put together from.
+"""What a model family declares about its pipeline, and the parts that families are built from.
 
-A family bends one pipeline class to the inner convention: latents (N, C, h, w), conditioning as named rows, one
+A family adapts one pipeline class to the common interface: latents (N, C, h, w), conditioning as named rows, one
 denoiser output. Everything that does not depend on the family is in `policies/pipeline.py`.
 """
 
@@ -42,7 +42,7 @@ Rows = Mapping[str, torch.Tensor]
 
 
 class Guidance(Protocol):
-    """How the outputs with and without the prompt become one."""
+    """How the outputs with and without the prompt are combined."""
 
     def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) fp32 each."""
@@ -57,7 +57,7 @@ class ClassifierFree:
 
     @classmethod
     def above_one(cls, scale: float) -> Self | None:
-        """None, which is off, for a scale of at most 1."""
+        """Guidance of that scale; None (off) for a scale of at most 1."""
         return cls(scale) if scale > 1 else None
 
     def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class ClassifierFree:
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Height and width in pixels, and how many of them are one latent's side."""
+    """Height and width in pixels, and how many pixels one latent spans per side."""
 
     height: int
     width: int
@@ -74,10 +74,10 @@ class ImageSize:
 
     @classmethod
     def of(cls, sampling: SamplingConfig, native: int | tuple[int, int], factor: int, patch: int = 1) -> Self:
-        """`sampling`'s size, or else `native` pixels.
+        """The size in `sampling`, or else `native` pixels.
 
         Args:
-            factor: the VAE's, pixels per latent.
+            factor: the VAE's: pixels per latent.
             patch: latents per side of a patch of the denoiser.
 
         Raises:
@@ -104,7 +104,7 @@ class ImageSize:
 
 
 class Family(Protocol):
-    """One pipeline class, bent to the inner convention. Made from (pipeline, sampling, device).
+    """One pipeline class, adapted to the common interface. Made from (pipeline, sampling, device).
 
     Attributes:
         denoiser: name of the component that is trained.
@@ -114,8 +114,8 @@ class Family(Protocol):
         latent_shape: (C, h, w).
         steps: the schedule.
         guidance: None: the denoiser is called once, with the prompt.
-        true_cfg: whether `sampling.true_cfg_scale` means something to it.
-        feature_layers: names of the denoiser's modules that features are taken from; their outputs are images.
+        true_cfg: whether it uses `sampling.true_cfg_scale`.
+        feature_layers: names of the denoiser's modules that features are taken from; see `by_position`.
     """
 
     denoiser: str
@@ -137,7 +137,7 @@ class Family(Protocol):
         ...
 
     def by_position(self, output: Any) -> torch.Tensor:
-        """What one of `feature_layers` returned as (N, D, h', w'): one vector per position of the image, no text."""
+        """The output of one of `feature_layers` as (N, D, h', w'): one vector per position of the image, no text."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -145,16 +145,16 @@ class Family(Protocol):
         ...
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        """Arguments with which the pipeline's own call starts from `noise` (N, C, h, w) and adds none."""
+        """Arguments with which the pipeline's own call starts from `noise` (N, C, h, w) and adds no more."""
         ...
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:
-        """What the pipeline's own call returns as latents, as (N, C, h, w)."""
+        """The latents that the pipeline's own call returns, as (N, C, h, w)."""
         ...
 
 
 def decode_kl(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels from an AutoencoderKL, its latents' scale, shift, mean and standard deviation taken off first."""
+    """Pixels from an AutoencoderKL, after undoing the scale, shift, mean and standard deviation of its latents."""
     shift, mean, std = _latent_statistics(vae.config, latents)
     scaled = latents / vae.config.scaling_factor * std + mean + shift
     pixels: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
@@ -199,7 +199,7 @@ def patch_positions(height: int, width: int, axes: int, device: torch.device) ->
 
 
 def later_blocks(denoiser: Any, *stacks: str) -> tuple[str, ...]:
-    """Names of the blocks with which half and three quarters of a transformer's blocks are done.
+    """Names of the blocks that complete half and three quarters of a transformer's blocks.
 
     Args:
         stacks: names of the denoiser's lists of blocks, in the order in which it computes them.
@@ -213,9 +213,9 @@ def image_tokens(output: Any, grid: tuple[int, int], *, first: bool = False) -> 
     """A transformer block's output as (N, D, rows, columns), without its text tokens.
 
     Args:
-        output: (text, image) tokens, each (N, L, D), or one tensor of both, one after the other.
+        output: (text, image) tokens, each (N, L, D), or one tensor with both concatenated.
         grid: (rows, columns) of patches.
-        first: whether the image's tokens stand before the text's in one tensor.
+        first: whether the image's tokens come before the text's in that tensor.
     """
     tokens: torch.Tensor = output[-1] if isinstance(output, tuple) else output
     count = grid[0] * grid[1]

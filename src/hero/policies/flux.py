@@ -1,4 +1,4 @@
-"""FLUX.1: a transformer over packed latents that is told the guidance scale instead of being called twice."""
+"""FLUX.1: a transformer over packed latents that takes the guidance scale as an input instead of being called twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {"attention": JOINT_ATTENTION, "feed-forwar
 
 
 class Flux:
-    """`FluxPipeline` as a `hero.policies.family.Family`: latents are packed at the transformer's call only."""
+    """`FluxPipeline` as a `hero.policies.family.Family`: latents are packed only for the call of the transformer."""
 
     denoiser = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2")
@@ -51,7 +51,7 @@ class Flux:
         sigmas = None if scheduler.config.get("use_flow_sigmas") else linear_sigmas(sampling.num_steps)
         scheduler.set_timesteps(sampling.num_steps, sigmas=sigmas, mu=shift_of(scheduler, rows * columns))
         self.steps = FlowSteps(scheduler, sampling.eta, device)
-        self.told_scale = sampling.guidance_scale
+        self.embedded_scale = sampling.guidance_scale
         self.true_scale = sampling.true_cfg_scale
         self.guidance = ClassifierFree.above_one(self.true_scale)
 
@@ -64,11 +64,11 @@ class Flux:
         )
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
-        told = self.pipeline.transformer.config.guidance_embeds
+        embeds = self.pipeline.transformer.config.guidance_embeds
         tokens: torch.Tensor = self.pipeline.transformer(
             hidden_states=pack(latents),
             timestep=times.to(latents.dtype) / 1000,  # rounded as in the pipeline
-            guidance=torch.full((len(latents),), self.told_scale, device=self.device) if told else None,
+            guidance=torch.full((len(latents),), self.embedded_scale, device=self.device) if embeds else None,
             pooled_projections=rows["pooled"],
             encoder_hidden_states=rows["embeddings"],
             txt_ids=torch.zeros(rows["embeddings"].shape[1], 3, device=self.device),
@@ -84,7 +84,7 @@ class Flux:
         return decode_kl(self.pipeline.vae, latents)
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"latents": pack(noise), "guidance_scale": self.told_scale}
+        arguments: dict[str, Any] = {"latents": pack(noise), "guidance_scale": self.embedded_scale}
         if self.guidance is not None:
             arguments |= {"true_cfg_scale": self.true_scale, "negative_prompt": [""] * len(noise)}
         return arguments

@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 
 
 class Flux2Klein:
-    """`Flux2KleinPipeline` as a `hero.policies.family.Family`; (C, h, w) are the patches, which is the inner form."""
+    """`Flux2KleinPipeline` as a `hero.policies.family.Family`; (C, h, w) are the patches."""
 
     denoiser = "transformer"
     text_encoders = ("text_encoder",)

@@ -1,7 +1,7 @@
 """How much memory a configuration needs, part by part, and which options make it fit.
 
-What the update keeps for its backward pass is measured on one transition of the model itself; the rest is counted.
-An estimate: allocators round up, libraries keep workspaces, and decoding is a rule of thumb.
+What the update keeps for its backward pass is measured on one transition of the model itself; the rest is computed.
+It is an estimate: allocators round up, libraries keep workspaces, and decoding follows a rule of thumb.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("update.optimizer", "adamw-8bit"),
     ("model.offload", ("text-encoders", "vae")),
 )
-"""From the cheapest in time to the dearest."""
+"""From the option that costs the least time to the one that costs the most."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Costs:
         denoiser, text_encoders, vae, lora: numbers of parameters.
         kept, checkpointed: fp32 bytes that the backward pass of one guided transition keeps, without gradient
             checkpointing and with it.
-        pixels: of one image.
-        decoder_channels: of the VAE's decoder at full resolution.
+        pixels: in one image.
+        decoder_channels: channels of the VAE's decoder at full resolution.
         latent_shape: (C, h, w).
     """
 
@@ -64,12 +64,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on the device in each phase of a round, and in the computer's memory.
+    """Bytes on the device in each phase of a round, and in main memory.
 
     Attributes:
         phases: `encoding`, `sampling`, `decoding`, `updating`.
-        weights: of the parts that are on the device in sampling and updating, LoRA and optimizer state included.
-        trajectories: of one round, kept in the computer's memory.
+        weights: bytes of the parts on the device in sampling and updating, LoRA and optimizer state included.
+        trajectories: bytes of one round's trajectories, kept in main memory.
     """
 
     phases: Mapping[str, int]
@@ -86,7 +86,7 @@ class Footprint:
         phase = max(self.phases, key=lambda name: self.phases[name])
         return (
             f"about {gibibytes(self.peak)} while {phase} (weights {gibibytes(self.weights)}); trajectories of a round "
-            f"{gibibytes(self.trajectories)} in the computer's memory"
+            f"{gibibytes(self.trajectories)} in main memory"
         )
 
 
@@ -113,7 +113,7 @@ def measure_costs(policy: Policy, config: Config, conditioning: Conditioning | N
 
 
 def estimate(costs: Costs, config: Config) -> Footprint:
-    """What `config` needs of a model that costs `costs`."""
+    """The memory that `config` needs with a model that costs `costs`."""
     size = _BYTES[config.model.dtype]
     offload = config.model.offload
     encoders, vae = size * costs.text_encoders, size * costs.vae
@@ -127,7 +127,7 @@ def estimate(costs: Costs, config: Config) -> Footprint:
     alone = encoders + (0 if "vae" in offload else vae)  # offloaded text encoders take the denoiser's place
     phases = {
         "encoding": alone if "text-encoders" in offload else weights,
-        # One block's activations at a time; those that checkpointing leaves are a fair measure of them.
+        # One block's activations at a time; those that remain under checkpointing are a good estimate of them.
         "sampling": weights + costs.checkpointed * size // 4 * drawn,
         "decoding": weights
         + (vae if "vae" in offload else 0)
@@ -143,7 +143,7 @@ def estimate(costs: Costs, config: Config) -> Footprint:
 def options_that_fit(costs: Costs, config: Config, limit: int) -> dict[str, Any] | None:
     """The cheapest settings, by name, under which `config` stays below `limit` bytes.
 
-    An empty dict where it does already; None where no options of this project are enough.
+    An empty dict if it does already; None if no combination of options is enough.
     """
     chosen: dict[str, Any] = {}
     if _fits(costs, config, chosen, limit):
@@ -162,7 +162,7 @@ def options_that_fit(costs: Costs, config: Config, limit: int) -> dict[str, Any]
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory that `device` has in all."""
+    """Total memory of `device` in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

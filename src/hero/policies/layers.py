@@ -1,4 +1,4 @@
-"""What layers of a denoiser give for final latents: caught as they compute, by position, then pooled per image."""
+"""Outputs of a denoiser's layers for final latents: captured by position in a forward pass, then pooled per image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def channel_statistics(maps: torch.Tensor) -> torch.Tensor:
 
 
 def level_noise(shape: tuple[int, int, int], seed: int, level: float) -> torch.Tensor:
-    """(C, h, w) fp32 on the CPU: the noise that every image gets at noise level `level`, a function of both alone.
+    """(C, h, w) fp32 on the CPU: the noise that every image gets at `level`, a function of `seed` and `level` alone.
 
     Levels less than a thousandth apart may share it.
     """
@@ -51,7 +51,7 @@ def captured(denoiser: torch.nn.Module, names: Sequence[str]) -> Iterator[Mappin
 
 @contextmanager
 def _uncompiled(module: Any) -> Iterator[None]:
-    """Code that was compiled does not look for hooks that came later, so these few modules run without it."""
+    """Compiled code ignores hooks that were added later, so these few modules run uncompiled."""
     compiled = module._compiled_call_impl
     module._compiled_call_impl = None
     try:

@@ -1,4 +1,4 @@
-"""The LoRA on a denoiser: where it sits, how it starts, how it is written. Through PEFT."""
+"""The LoRA on a denoiser: where it is placed, how it is initialised, how it is written. Implemented with PEFT."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ UNET_LAYERS: dict[str, tuple[str, ...]] = {
 """Kind of layer (`lora.layers`) → module name endings in a UNet2DConditionModel."""
 
 JOINT_ATTENTION = (*UNET_LAYERS["attention"], "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""Attention over image and text together, each with projections of its own."""
+"""Attention over image and text together, each with its own projections."""
 
 JOINT_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 
 
 def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, ...]], seed: int) -> None:
-    """Freezes `denoiser` and puts a LoRA on it, fp32, that starts as the identity.
+    """Freezes `denoiser` and adds an fp32 LoRA that changes nothing at first.
 
     The A matrices are a function of `seed` alone. Target names are sorted, so that files are reproducible.
 
     Raises:
-        ModelError: the denoiser has no layer of the kinds asked for.
+        ModelError: the denoiser has no layer of the requested kinds.
     """
     denoiser.requires_grad_(False)
     unknown = [kind for kind in config.layers if kind not in layers]
@@ -111,7 +111,7 @@ def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
 def sort_metadata(file: Path) -> None:
     """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order.
 
-    The file becomes as readable as the umask lets it: its writer makes it readable for its owner alone.
+    It also gives the file the permissions that the umask allows: the writer makes it readable only by its owner.
     """
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")

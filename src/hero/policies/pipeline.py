@@ -1,4 +1,4 @@
-"""A diffusers pipeline as a policy: what every model family shares. What differs is in the family's own file."""
+"""A diffusers pipeline as a policy: what all model families share. What differs is in each family's own file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CPU = torch.device("cpu")
 
 
 def repeated_blocks(denoiser: Any) -> list[torch.nn.Module]:
-    """The blocks that gradient checkpointing computes twice and `torch.compile` compiles once for all of a kind."""
+    """The blocks that gradient checkpointing computes twice and that `torch.compile` compiles once per kind."""
     named = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None) or ()
     kinds = {"ResnetBlock2D", *named}
     return [module for module in denoiser.modules() if type(module).__name__ in kinds]
 
 
 class PipelinePolicy:
-    """`pipeline`, as `family` describes it, behind the inner convention of `hero.policies.Policy`."""
+    """`pipeline`, as `family` describes it, behind the interface `hero.policies.Policy`."""
 
     def __init__(
         self, pipeline: Any, family: Family, config: Config, *, device: torch.device, mesh: DeviceMesh | None = None
@@ -69,7 +69,7 @@ class PipelinePolicy:
         self._adapter: Adapter = "current"
         self._seed = config.seed
         self._apply(config.model)
-        if mesh is not None:  # from the CPU, block by block: the device never holds the whole
+        if mesh is not None:  # from the CPU, block by block: the device never holds all of it
             shard_frozen(self.denoiser, repeated_blocks(self.denoiser), mesh, device)
 
     def _apply(self, options: ModelConfig) -> None:
@@ -90,7 +90,7 @@ class PipelinePolicy:
 
     @contextmanager
     def _present(self, name: str) -> Iterator[None]:
-        """Within it that part is on the device, however it waits; text encoders take a whole denoiser's place."""
+        """Within it that part is on the device, even if offloaded; offloaded text encoders replace a whole denoiser."""
         if name not in self._offload:
             yield
             return
@@ -123,7 +123,7 @@ class PipelinePolicy:
     def _predict(
         self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning, *, guided: bool = True
     ) -> torch.Tensor:
-        """The model output; guided, the conditional and unconditional branch are one doubled batch."""
+        """The model's output; with guidance, the conditional and unconditional branches are one doubled batch."""
         positive, guidance = conditioning.positive, self.family.guidance if guided else None
         latents = latents.to(self.storage_dtype)
         half = self.storage_dtype != torch.float32
@@ -173,7 +173,7 @@ class PipelinePolicy:
         """
         vae = self.pipeline.vae
         if not isinstance(vae, AutoencoderKL):
-            raise ModelError(f"{type(vae).__name__} cannot say which latents an image has; import into another model")
+            raise ModelError(f"{type(vae).__name__} cannot encode images into latents; import into another model")
         pixels = self.pipeline.image_processor.preprocess(list(images))
         with self._present("vae"):
             return encode_kl(vae, pixels.to(self.device, vae.dtype)).float().cpu()
@@ -234,6 +234,6 @@ class PipelinePolicy:
 
 
 def _move(module: torch.nn.Module, device: torch.device) -> None:
-    """Tensors that have a shape and no memory (for estimates) cannot be moved, not even to where they are."""
+    """Tensors with a shape but no memory (for estimates) cannot be moved, not even to the device they are on."""
     if next(module.parameters()).device != device:
         module.to(device)

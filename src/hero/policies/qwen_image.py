@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RescaledGuidance:
-    """Classifier-free guidance whose every 2×2 patch keeps the norm of the conditional output."""
+    """Classifier-free guidance in which every 2×2 patch keeps the norm of the conditional output."""
 
     plain: ClassifierFree
 
@@ -56,7 +56,7 @@ class QwenImage:
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         if pipeline.transformer.config.guidance_embeds:
-            raise ModelError("Qwen-Image models that are told the guidance scale are not supported")
+            raise ModelError("Qwen-Image models that take the guidance scale as an input are not supported")
         self.pipeline = pipeline
         self.device = device
         self.feature_layers = later_blocks(pipeline.transformer, "transformer_blocks")

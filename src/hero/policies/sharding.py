@@ -1,6 +1,6 @@
-"""A frozen denoiser in parts, one in each of several processes (FSDP2), under a LoRA that every one of them has whole.
+"""A frozen denoiser split over several processes (FSDP2), with a LoRA that every process holds completely.
 
-A block's weights are gathered when it computes, forwards or backwards, and freed after it. So every forward and
+A block's weights are gathered when it computes, forwards or backwards, and freed afterwards. So every forward and
 backward pass is a collective: all processes must run the same ones at the same time, on whatever images.
 """
 
@@ -18,16 +18,16 @@ __all__ = ["shard_frozen"]
 
 
 def shard_frozen(denoiser: Any, blocks: Sequence[torch.nn.Module], mesh: DeviceMesh, device: torch.device) -> None:
-    """Puts this process's part of the weights on `device`, and all of what is trained.
+    """Puts this process's part of the frozen weights, and all trained ones, on `device`.
 
     Args:
-        blocks: of `denoiser`, outer before inner; each is gathered by itself, and what lies in none of them for the
-            whole of a pass.
+        blocks: those of `denoiser`, outer before inner; each is gathered by itself, and the weights outside them stay
+            gathered for the whole pass.
     """
     trained = {p for p in denoiser.parameters() if p.requires_grad}
     for module in (*reversed(blocks), denoiser):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
-    # What a block gives is nowhere written to in place, which torch warns of: a test compares each family's gradients.
+    # torch warns of in-place writes to a block's output; there are none: a test compares each family's gradients.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for parameter in trained:
         parameter.data = parameter.data.to(device)

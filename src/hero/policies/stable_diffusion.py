@@ -17,14 +17,14 @@ __all__ = ["StableDiffusion", "unet_feature_layers", "unet_image_size"]
 
 
 def unet_image_size(pipeline: Any, sampling: SamplingConfig) -> ImageSize:
-    """The size asked for, or else that of the latents that the UNet was trained on."""
+    """The requested size, or else that of the latents that the UNet was trained on."""
     factor, native = pipeline.vae_scale_factor, pipeline.unet.config.sample_size
     sides = (native, native) if isinstance(native, int) else tuple(native)
     return ImageSize.of(sampling, (sides[0] * factor, sides[1] * factor), factor)
 
 
 def unet_feature_layers(unet: Any) -> tuple[str, ...]:
-    """The middle block, which some distilled UNets lack, and the first one upwards."""
+    """The middle block, which some distilled UNets lack, and the first block of the upward path."""
     return ("up_blocks.0",) if unet.mid_block is None else ("mid_block", "up_blocks.0")
 
 

@@ -43,7 +43,7 @@ class StableDiffusion3:
         self.guidance = ClassifierFree.above_one(self.scale)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Keys: `embeddings` (P, L, D), CLIP's and T5's one after the other, and `pooled` (P, D')."""
+        """Keys: `embeddings` (P, L, D), CLIP's and T5's concatenated, and `pooled` (P, D')."""
         embeddings, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
             list(prompts), None, None, device=self.device, do_classifier_free_guidance=True
         )

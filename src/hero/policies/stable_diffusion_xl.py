@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and a UNet that is also told pooled embeddings, size and crop."""
+"""Stable Diffusion XL: two text encoders, and a UNet that also takes pooled embeddings, size and crop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class StableDiffusionXL:
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         if pipeline.unet.config.time_cond_proj_dim is not None:
-            raise ModelError("the UNet is a distilled one that is told the guidance scale; use the base model")
+            raise ModelError(
+                "the UNet is a distilled one that takes the guidance scale as an input; use the base model"
+            )
         self.pipeline = pipeline
         self.device = device
         self.feature_layers = unet_feature_layers(pipeline.unet)

@@ -1,7 +1,7 @@
-"""The noise schedules of models: denoising steps as transitions, and what lies at any noise level between.
+"""The noise schedules of models: denoising steps as transitions, and conversions at any noise level.
 
 A noise level t in (0, 1] means the same for every family: how far a latent is from data (t → 0) to noise (t = 1), as a
-share of the model's own training time. Where a model was trained at N discrete timesteps, t = (i + 1)/N is timestep i,
+share of the model's own training time. If a model was trained at N discrete timesteps, t = (i + 1)/N is timestep i,
 and other t are rounded to the nearest; in flow matching t is sigma.
 """
 
@@ -32,13 +32,13 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 class Steps(Protocol):
     """The T steps of one schedule, and conversions at any noise level.
 
-    Conversions take latents, noise and outputs (N, C, h, w) of any float dtype and levels `t` (N,) in (0, 1], and give
-    (N, C, h, w) fp32 on the device of the latents. With them the denoising loss of any model is
+    Conversions take latents, noise and outputs (N, C, h, w) of any float dtype and levels `t` (N,) in (0, 1]; they
+    return (N, C, h, w) fp32 on the device of the latents. With them the denoising loss of any model is
     `(policy.predict(z, t, ...) - steps.target(x0, noise, t)).square()`, where `z = steps.noised(x0, noise, t)`.
 
     Attributes:
         num_steps: T.
-        times: (T,) what the scheduler calls the timesteps, on the policy's device.
+        times: (T,) the scheduler's timesteps, on the policy's device.
         levels: (T,) fp32, the noise level t at which each step begins, on the policy's device.
         trainable: (T,) bool on the CPU; False where a step has no density.
         feature_levels: noise levels at which the features of final latents are taken unless others are asked for.
@@ -55,7 +55,7 @@ class Steps(Protocol):
         ...
 
     def times_at(self, t: torch.Tensor) -> torch.Tensor:
-        """(N,): what the denoiser is called with at noise levels `t`, in the unit and on the device of `times`.
+        """(N,): the denoiser's time argument at noise levels `t`, in the unit and on the device of `times`.
 
         Raises:
             ValueError: a level is not in (0, 1].
@@ -63,15 +63,15 @@ class Steps(Protocol):
         ...
 
     def noised(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The clean `sample` with as much `noise` as belongs to `t`."""
+        """The clean `sample` with the amount of `noise` that belongs to `t`."""
         ...
 
     def to_sample(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x̂_0, the clean sample that the model's `output` for `latents` at `t` amounts to."""
+        """x̂_0, the clean sample implied by the model's `output` for `latents` at `t`."""
         ...
 
     def to_noise(self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ε̂, the noise that the model's `output` for `latents` at `t` amounts to."""
+        """ε̂, the noise implied by the model's `output` for `latents` at `t`."""
         ...
 
     def target(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -87,13 +87,13 @@ def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
             steps are not Gaussian in the model's output.
     """
     config, name = dict(scheduler.config), type(scheduler).__name__
-    # A scheduler keeps settings of another kind that its file holds, so the setting alone proves nothing.
+    # A scheduler keeps settings of other kinds from its file, so the setting alone proves nothing.
     if "beta_schedule" not in config or not hasattr(scheduler, "alphas_cumprod"):
         raise ModelError(
             f"the scheduler {name} cannot be made stochastic: it has no betas; "
             "put a DDIMScheduler with the model's noise schedule into the model's scheduler folder"
         )
-    config.setdefault("clip_sample", False)  # others than DDIM and DDPM never clip
+    config.setdefault("clip_sample", False)  # schedulers other than DDIM and DDPM never clip
     if config["clip_sample"] or config.get("thresholding"):
         raise ModelError(
             f"the scheduler {name} clips or thresholds its samples; "
@@ -174,7 +174,7 @@ def flow_scheduler(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
     """`scheduler`, if its steps from noise at t = 1 to data at t = 0 can be made stochastic.
 
     Raises:
-        ModelError: it is another kind of scheduler, or is stochastic in its own way already.
+        ModelError: it is another kind of scheduler, or is already stochastic in its own way.
     """
     name = type(scheduler).__name__
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
@@ -194,10 +194,10 @@ def flow_scheduler(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
 class FlowSteps:
     """Stochastic flow matching over the sigmas that `scheduler` was set to; `a` scales the noise.
 
-    `scheduler` has had its `set_timesteps` called, which is where model families differ.
+    Call the scheduler's `set_timesteps` first; model families differ in its arguments.
     """
 
-    feature_levels = (0.12, 0.25, 0.4)  # as much noise beside the data as Stable Diffusion has at `DDIMSteps`'s
+    feature_levels = (0.12, 0.25, 0.4)  # the same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`
 
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, a: float, device: torch.device) -> None:
         sigmas = scheduler.sigmas.detach().float().cpu()

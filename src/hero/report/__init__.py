@@ -21,7 +21,7 @@ __all__ = ["write_report"]
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Writes the report of `run_dir` as the file `out`, or else as its `report.html`; returns its path.
+    """Writes the report of `run_dir` to the file `out`, by default its `report.html`; returns the path.
 
     Raises:
         RunError: `run_dir` holds no config.toml, one of its files cannot be read, or the report cannot be written.

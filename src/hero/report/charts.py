@@ -98,7 +98,7 @@ def _numbers(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
 
 
 def _inline(svg: str, name: str) -> str:
-    """A standalone SVG made fit to stand in a page: no prologue or addresses, own ids, the page's colours."""
+    """A standalone SVG adapted for embedding in a page: no prologue or URLs, its own ids, the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\b(id|clip-path|xlink:href)="(url\()?(#?)', rf'\1="\2\3{name}-', svg)

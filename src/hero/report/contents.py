@@ -1,4 +1,4 @@
-"""A run directory as the report's template asks for it: read from its files alone, never from a model."""
+"""A run directory in the form that the report's template needs: read from its files alone, never from a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNRELATED_SHOWN = 8
 
 
 class RunContents:
-    """A run directory, as the template asks for it."""
+    """A run directory in the form that the template needs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class RunContents:
 
     @property
     def name(self) -> str:
-        """How commands name the run: the path as given; of an absolute one its last part."""
+        """How commands name the run: the path as given; for an absolute path, its last part."""
         return self._run.name if self.folder.is_absolute() else self.folder.as_posix()
 
     @cached_property
@@ -64,7 +64,7 @@ class RunContents:
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """Success of each image set by the task's judge; empty where it is unknown of all of them."""
+        """Success of each image set by the task's judge; empty if it is unknown for all of them."""
         if self.evaluation is None:
             return ()
         return tiles_of(self.evaluation, dict.fromkeys(self.evaluation["success"], self.evaluation["images"]))
@@ -83,12 +83,12 @@ class RunContents:
 
     @property
     def _measured_at(self) -> int:
-        """Labels spent when the run was evaluated: what its figures are to be read with."""
+        """Labels spent when the run was evaluated; its figures refer to that point."""
         return 0 if self.evaluation is None else int(self.evaluation["labels"])
 
     @property
     def outdated(self) -> str:
-        """How the evaluation is not of the run as it is now; "" where it is, or without one."""
+        """Why the evaluation does not describe the run as it is now; "" if it does, or if there is none."""
         if self.evaluation is None or self._run.is_current(self.evaluation):
             return ""
         return outdated(self._measured_at, self.labels)
@@ -145,12 +145,12 @@ class RunContents:
         except RunError as error:
             if not self.config.evaluator.store:
                 raise
-            self._unreachable = str(error)  # a shared store need not be within reach of whom the run was given to
+            self._unreachable = str(error)  # whoever was given the run may not be able to reach its shared store
             return None
 
     @property
     def labels_unreachable(self) -> str:
-        """Why the shared label store cannot be read; "" where it can, or where the labels are in the run."""
+        """Why the shared label store cannot be read; "" if it can, or if the labels are in the run."""
         return self._unreachable if self._labels is None else ""
 
     @cached_property
@@ -178,7 +178,7 @@ class RunContents:
 
     @property
     def lora(self) -> str:
-        """Size of the LoRA file in words; "" if there is none."""
+        """Size of the LoRA file, formatted; "" if there is none."""
         path = self._run.lora_file
         return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
 

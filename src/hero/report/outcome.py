@@ -46,7 +46,7 @@ class BlindFigures:
 
 
 def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Tile, ...]:
-    """A tile for each image set, from `success` and `success_interval`; none where base success is unknown.
+    """A tile for each image set, from `success` and `success_interval`; none if base success is unknown.
 
     `counts` says how many images of each set were judged.
     """
@@ -90,7 +90,7 @@ def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:
 
 
 def outdated(measured_at: int, labels: int) -> str:
-    """How an evaluation after `measured_at` labels is not of a run that has spent `labels`, as its model is now."""
+    """Why an evaluation after `measured_at` labels does not describe a run that has now spent `labels` labels."""
     if measured_at < labels:
         return f"These figures are of the model after {measured_at} labels; it has learnt from {labels} since."
     if measured_at > labels:

@@ -1,4 +1,4 @@
-"""Images as the page embeds them: small JPEGs within a budget, each with its words."""
+"""Images as the page embeds them: small JPEGs within a budget, each with its description."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def thumbnail(path: Path, stats: RoundStats, feedback: Feedback | None, side: in
     name = path.stem
     verdict = str(feedback.verdicts.get(name, "")) if feedback else ""
     best = name in stats.best
-    said = ", ".join(filter(None, [f"marked {verdict}" if verdict else "no verdict", "best" if best else ""]))
-    return Picture(data_uri(open_image(path), side, quality), f"image {name}, {said}", verdict, best)
+    description = ", ".join(filter(None, [f"marked {verdict}" if verdict else "no verdict", "best" if best else ""]))
+    return Picture(data_uri(open_image(path), side, quality), f"image {name}, {description}", verdict, best)

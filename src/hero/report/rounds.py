@@ -1,4 +1,4 @@
-"""The rounds of a run: what was shown, what was said of it, and how far several evaluators agreed."""
+"""The rounds of a run: what was shown, how it was labelled, and how far several evaluators agreed."""
 
 from __future__ import annotations
 

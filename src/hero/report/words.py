@@ -1,4 +1,4 @@
-"""Numbers in words, as the page writes them."""
+"""Numbers formatted for the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feedback into a number per image. Which rewards there are: `hero.registry.REWARDS`; what one is: `protocol`."""
+"""Turns feedback into a number per image. `hero.registry.REWARDS` lists the rewards; `protocol` says what one is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards → advantages, pairs, and how well a reward foresaw the labels: what is made of any reward alike."""
+"""Rewards → advantages, pairs, and how well a reward predicted the labels: the same for every kind of reward."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NO_VARIANCE = 1e-7
 def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float, min_group: int) -> torch.Tensor:
     """(R − mean R)/(std R + 1e-8), clipped to ± `clip`; (N,) → (N,).
 
-    Normalised per prompt where a prompt has at least `min_group` rewarded images, the others over the round.
+    Normalised per prompt if the prompt has at least `min_group` rewarded images, else over the round.
     NaN rewards, and groups without variance, get 0.
     """
     result = torch.zeros_like(rewards)
-    rewards = rewards.double()  # the fp32 mean of equal rewards can differ from them: variance out of nothing
+    rewards = rewards.double()  # in fp32 the mean of equal rewards can differ from them: spurious variance
     rewarded = ~rewards.isnan()
     everything = rewards[rewarded]
     for prompt in sorted(set(prompt_index.tolist())):
@@ -44,8 +44,8 @@ def preference_pairs(labelled: Labelled) -> tuple[tuple[int, int], ...]:
     return tuple(
         (good, bad)
         for prompt in labelled.rows_by_prompt
-        for good in labelled.said_of(prompt, Verdict.GOOD)
-        for bad in labelled.said_of(prompt, Verdict.BAD)
+        for good in labelled.rows_labelled(prompt, Verdict.GOOD)
+        for bad in labelled.rows_labelled(prompt, Verdict.BAD)
     )
 
 
@@ -56,14 +56,14 @@ def judge_round(labelled: Labelled, trajectory: Trajectory, rewards: torch.Tenso
 
 
 FIGURES: dict[str, str] = {
-    "auc": "how well the reward, as it was when these images were drawn, foresaw their labels: the probability that a "
-    "good image had a higher score than a bad one of its prompt; ½ is chance. Missing where it could not say"
+    "auc": "how well the reward, as it was when these images were drawn, predicted their labels: the probability that "
+    "a good image had a higher score than a bad one of its prompt; ½ is chance. Missing if it had no scores"
 }
 """Figures that every reward has."""
 
 
 def foresight(reward: Reward, labelled: Labelled) -> dict[str, float]:
-    """What `FIGURES` says, of a round that `reward` has not learnt from yet; empty where it cannot score images."""
+    """The figures in `FIGURES`, for a round that `reward` has not learnt from yet; empty if it cannot score images."""
     if not reward.ready:
         return {}
     found = auc(reward.score(labelled.final_latents, labelled.prompt_index).mean, labelled)
@@ -73,12 +73,12 @@ def foresight(reward: Reward, labelled: Labelled) -> dict[str, float]:
 def auc(scores: torch.Tensor, labelled: Labelled) -> float | None:
     """The area under the ROC curve of `scores` (N,) as a forecast of the labels, within prompts.
 
-    In [0, 1], where NaN scores count for nothing; None where no prompt has both kinds of image with a score.
+    In [0, 1]; NaN scores are ignored. None if no prompt has scored images of both kinds.
     """
     wins = pairs = 0.0
     for prompt in labelled.rows_by_prompt:
         good, bad = (
-            scores[labelled.said_of(prompt, verdict)].double().numpy() for verdict in (Verdict.GOOD, Verdict.BAD)
+            scores[labelled.rows_labelled(prompt, verdict)].double().numpy() for verdict in (Verdict.GOOD, Verdict.BAD)
         )
         good, bad = good[good == good], bad[bad == bad]
         if len(good) and len(bad):

@@ -1,4 +1,4 @@
-"""What turns feedback into a number per image: the one interface that learning, suggestions and selection use."""
+"""The reward: turns feedback into a number per image. Learning, suggestions and selection use this one interface."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RewardContext:
     """What a reward may look at.
 
     Attributes:
-        policy: for latent shapes, devices, and features of the base model.
+        policy: for latent shapes, the device, and features of the base model.
         conditioning: one row per prompt of the run.
         memory: the best and good images so far; the run keeps it up to date.
         seed: of the run.
-        workers: the processes that do `Reward.tasks`.
+        workers: the processes that run `Reward.tasks`.
     """
 
     policy: Policy
@@ -39,16 +39,17 @@ class RewardContext:
 
 
 class Reward(Protocol):
-    """Learnt online, round by round. Made from (context, config); a class that inherits has all but `rewards`.
+    """Learnt online, round by round. Made from (context, config); a class that inherits from it has everything but
+    `rewards`.
 
-    The run calls `fit` and then `rewards` with each round that is answered, once its bests are in the memory.
+    The run calls `fit` and then `rewards` with each answered round, once its best images are in the memory.
     """
 
     FIGURES: ClassVar[Mapping[str, str]] = {}
-    """Names of the figures that `fit` may return, with what each means."""
+    """Names of the figures that `fit` may return, and what each means."""
 
     replay_rounds: int = 0
-    """Earlier rounds whose latents the memory is to keep for it."""
+    """How many earlier rounds' latents the memory must keep for it."""
 
     def __init__(self, context: RewardContext, config: RewardConfig) -> None: ...
 
@@ -66,7 +67,7 @@ class Reward(Protocol):
         ...
 
     def score(self, final_latents: torch.Tensor, prompt_index: torch.Tensor) -> Score:
-        """What it thinks of images that nobody has judged: `final_latents` (N, C, h, w), `prompt_index` (N,)."""
+        """Its estimate for images that nobody has judged: `final_latents` (N, C, h, w), `prompt_index` (N,)."""
         return Score(torch.full((len(final_latents),), float("nan")))
 
     def note(self, labelled: Labelled) -> str:
@@ -74,7 +75,7 @@ class Reward(Protocol):
         return ""
 
     def tasks(self) -> Mapping[str, Work]:
-        """What every process of the run does for it."""
+        """The tasks that every process of the run performs for it."""
         return {}
 
     @staticmethod
@@ -83,7 +84,7 @@ class Reward(Protocol):
         return 0
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that it has learnt, as plain tensors."""
+        """Everything that it has learnt, as plain tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:

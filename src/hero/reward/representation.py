@@ -1,6 +1,6 @@
 """Feedback-aligned representation: an embedding of final latents, trained online on good / bad / best labels.
 
-An embedding network E and a projection head g live through the whole run. Each round they are fitted with a
+An embedding network E and a projection head g are kept for the whole run. Each round they are fitted with a
 triplet loss (anchor: the best image; positive: a good one; negative: a bad one). Rewards use E, never g.
 """
 
@@ -35,8 +35,8 @@ __all__ = [
 class EmbeddingNetwork(nn.Module):
     """E: three blocks of 3×3 convolution, ReLU and 2×2 max-pooling (8, 16, 32 channels), then a linear layer.
 
-    Maps (N, C, h, w) latents to (N, width) embeddings ≥ 0. h and w are the model's; sides shorter than 8 are
-    pooled as often as they allow.
+    Maps (N, C, h, w) latents to (N, width) embeddings ≥ 0. h and w are the model's; latents with a side
+    shorter than 8 are pooled only as often as it allows.
     """
 
     def __init__(self, latent_shape: tuple[int, int, int], width: int) -> None:
@@ -91,16 +91,17 @@ class TripletGroup:
 
 
 def triplet_groups(labelled: Labelled, memory: Memory) -> list[TripletGroup]:
-    """A group for each prompt that has a best, a positive and a negative; maybe none.
+    """A group for each prompt that has a best, a positive and a negative; possibly none.
 
-    Positives are this round's good images other than the best, and those replayed from earlier rounds; where there
-    is none they are the good images of the last earlier round that had any. Negatives are the bad ones likewise.
+    Positives are this round's good images other than the best, and those replayed from earlier rounds; if there are
+    none, the good images of the latest earlier round that had any. Negatives are this round's bad images and those
+    replayed.
     """
     latents = labelled.final_latents.float()
     groups = []
     for prompt, anchor in sorted(memory.best.items()):
         replay = memory.replay.get(prompt, [])
-        good, bad = latents[memory.others(labelled, prompt)], latents[labelled.said_of(prompt, Verdict.BAD)]
+        good, bad = latents[memory.others(labelled, prompt)], latents[labelled.rows_labelled(prompt, Verdict.BAD)]
         positives = torch.cat([good, *(earlier for earlier, _ in replay)])
         negatives = torch.cat([bad, *(earlier for _, earlier in replay)])
         if not len(positives):

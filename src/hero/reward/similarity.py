@@ -1,4 +1,4 @@
-"""HERO's reward: how near an image lies to the best one, in an embedding learnt online from the labels alone."""
+"""HERO's reward: how close an image lies to the best one, in an embedding learnt online from the labels alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def similarity(embeddings: torch.Tensor, reference: torch.Tensor) -> torch.Tenso
 
 
 class Similarity(Reward):
-    """Similarity to the best image of the same prompt so far, or also to this round's good ones (`reference`)."""
+    """Similarity to the best image of the same prompt so far, or also to this round's good ones (see `reference`)."""
 
     FIGURES: ClassVar[Mapping[str, str]] = {
         "triplet_loss": "loss of the last step of fitting the representation; missing if it was not fitted"
@@ -59,11 +59,11 @@ class Similarity(Reward):
         return self._similarity_to(references, labelled.final_latents, labelled.prompt_index)
 
     def _also(self, labelled: Labelled, prompt: int) -> list[int]:
-        """Rows that are references beside the best."""
+        """Rows of further references besides the best."""
         return self.memory.others(labelled, prompt) if self.settings.reference == "good" else []
 
     def score(self, final_latents: torch.Tensor, prompt_index: torch.Tensor) -> Score:
-        """Similarity to the best image; it knows of no uncertainty."""
+        """Similarity to the best image; without an uncertainty."""
         references = {prompt: best[None] for prompt, best in self.memory.best.items()}
         return Score(self._similarity_to(references, final_latents, prompt_index))
 
@@ -83,12 +83,12 @@ class Similarity(Reward):
         if not self.ready:
             return "no good image besides the best, or no bad one, in any round yet: no update"
         if Verdict.BAD not in labelled.feedback.verdicts.values():
-            return "no bad image: the representation was kept as it is"
+            return "no bad image: the representation was not changed"
         return ""
 
     @staticmethod
     def memory_needed(latent_shape: tuple[int, int, int], settings: Settings | None) -> int:
-        """Embedding network and head with their gradients and Adam's state; three poolings of 32 channels lead in."""
+        """Embedding network and head with gradients and Adam's state; three poolings and 32 channels come first."""
         assert isinstance(settings, SimilaritySettings)
         width = settings.width
         linear = 32 * (latent_shape[1] // 8) * (latent_shape[2] // 8)

@@ -1,6 +1,6 @@
-"""A run on disk and in memory: its directory, its state, its figures, and the reader of what it has come to.
+"""A run on disk and in memory: its directory, its state, its figures, and the reader of finished runs.
 
-The door gives what every interface needs and loads no torch; the rest is imported from its own module.
+This package exports what every interface needs and loads no torch; import the rest from the modules.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ LORA_FILE = "lora/pytorch_lora_weights.safetensors"
 NOISE_FILE = "refined_noise.safetensors"
 REPORT_FILE = "report.html"
 EVALUATION = "evaluation"
-"""The folder of an evaluation, unless it is to be elsewhere."""
+"""The folder of an evaluation, unless another is named."""
 RESULT_FILE = "result.json"
-"""What it found, within that folder."""
+"""The result of an evaluation, within that folder."""
 _FORMAT = 2
 _BEFORE_CONFIG = {".lock", ".config.toml.partial"}
 """What is left of a run that was killed before it had a config.toml."""
@@ -57,7 +57,7 @@ _KEEP = 4
 """Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
 
 CheckpointKind = Literal["asked", "told"]
-"""`asked`: a batch that was shown; `told`: everything learnt up to and with a round (0: nothing yet)."""
+"""`asked`: a batch that was shown; `told`: everything learnt up to and including a round (0: nothing yet)."""
 
 Tensors = Mapping[str, Mapping[str, "torch.Tensor"]]
 
@@ -112,7 +112,7 @@ class RunDirectory:
 
         Raises:
             RunError: there is no run in `path`.
-            ConfigError: its config.toml, or a setting, is not valid.
+            ConfigError: its config.toml or a setting is not valid.
         """
         path = Path(path)
         if not (path / "config.toml").is_file():
@@ -120,14 +120,14 @@ class RunDirectory:
         return cls(path, load_run_config(path / "config.toml", settings))
 
     def lock(self) -> None:
-        """Makes this process the only one that trains the run; released when the process ends.
+        """Makes this process the only one that may train the run; released when the process ends.
 
         Raises:
-            RunError: another process trains it.
+            RunError: another process is training it.
         """
         try:
             import fcntl
-        except ImportError:  # not a POSIX system: no lock, as nothing else is at stake than a user's care
+        except ImportError:  # not a POSIX system: no lock; the user has to take care
             return
         with _disk_errors(self.path):
             file = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is trained
@@ -158,7 +158,7 @@ class RunDirectory:
         return target
 
     def write_file(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Has `write` make a file of the run, which then takes its place atomically."""
+        """Has `write` create a file, which is then moved into place atomically."""
         target = self.path / name
         with _disk_errors(target):
             beside = target.with_name(f".{target.name}.partial")
@@ -168,7 +168,7 @@ class RunDirectory:
         return target
 
     def write_folder(self, name: str, write: Callable[[Path], object]) -> None:
-        """Has `write` fill a folder; each of its files then takes its place in the run's folder `name`."""
+        """Has `write` fill a folder; each of its files is then moved into the run's folder `name`."""
         target, beside = self.path / name, self.path / f".{name}.partial"
         with _disk_errors(target):
             shutil.rmtree(beside, ignore_errors=True)
@@ -181,11 +181,11 @@ class RunDirectory:
 
     @property
     def labels_at(self) -> str | Path:
-        """Where the run's labels are kept: its own file, or the store that it shares."""
+        """Where the run's labels are kept: its own file, or the shared store."""
         return self.config.evaluator.store or self.path / STORE_FILE
 
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Writes metrics.jsonl anew: one line per finished round."""
+        """Rewrites metrics.jsonl: one line per finished round."""
         self.write_text(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_images(self, images: Mapping[ImageId, Image.Image]) -> None:
@@ -213,7 +213,7 @@ class RunDirectory:
         """An image that was shown.
 
         Raises:
-            RunError: its file is gone or damaged.
+            RunError: its file is missing or damaged.
         """
         path = image_file(self.path, image)
         try:
@@ -223,7 +223,7 @@ class RunDirectory:
             raise RunError(f"cannot read {path}: {error}") from None
 
     def save_checkpoint(self, round_: int, kind: CheckpointKind, state: Mapping[str, Any], tensors: Tensors) -> None:
-        """Writes checkpoints/<round>-<kind>/ atomically; then drops all but the newest four.
+        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints.
 
         Raises:
             RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
@@ -291,7 +291,7 @@ class RunDirectory:
                 problem = problem or f"{folder}: {error}"
                 continue
             return Checkpoint(folder, *(_from_format_1(state, tensors) if state["format"] == 1 else (state, tensors)))
-        if folders and kind == "told":  # an unreadable batch is drawn again; what was learnt cannot be
+        if folders and kind == "told":  # an unreadable batch can be drawn again; what was learnt cannot be recovered
             raise RunError(f"no checkpoint of {self.path} can be read; {problem}")
         return None
 
@@ -299,7 +299,7 @@ class RunDirectory:
 def _from_format_1(
     state: dict[str, Any], tensors: dict[str, dict[str, torch.Tensor]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """What version 0.1 wrote, as it is written now: noises lie beside latents, and a reward is one of several."""
+    """A checkpoint of version 0.1 in the present form: noises lie beside latents, and a reward is one of several."""
     if "representation" in tensors:
         tensors = dict(tensors)
         noises = {key.replace(".", "_noise."): value for key, value in tensors["noise"].items()}
@@ -308,7 +308,7 @@ def _from_format_1(
 
 
 def image_file(run: Path, image: ImageId) -> Path:
-    """Where an image that was shown in `run` lies; it may be gone."""
+    """The file of an image that was shown in `run`; it may no longer exist."""
     return run / "rounds" / f"{round_of(image):04d}" / "images" / f"{image}.png"
 
 

@@ -1,7 +1,7 @@
-"""A run as those read it who do not train it: its figures, its evaluation, its labels, the files it left.
+"""A run for readers that do not train it: its figures, its evaluation, its labels, its files.
 
-The one reader of these files: whoever reports, exports or measures asks here. Reading writes nothing, so that the
-folder may be one that cannot be written. Loads no torch until the tensors of a checkpoint are asked for.
+The only reader of these files: reports, exports and evaluations go through it. Reading writes nothing, so the folder
+may be read-only. Loads no torch until the tensors of a checkpoint are asked for.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ __all__ = ["FinishedRun", "read_json"]
 
 
 class FinishedRun:
-    """The run in `path`, as far as it has come; everything is read anew when it is asked for.
+    """The run in `path`, as far as it has come; every property is read from disk each time.
 
     Args:
         path: the run directory.
-        evaluation: the folder of its evaluation, where that is not in the run.
+        evaluation: the folder of its evaluation, if that is not in the run.
 
     Attributes:
         path: as given.
-        directory: the same, as it is written.
+        directory: the same, as a `RunDirectory`.
         config: its settings.
-        evaluation_folder: where its evaluation is, or is to be.
+        evaluation_folder: where its evaluation is, or will be.
 
     Raises:
-        RunError: there is no run in `path`; and from every method: a file is there but cannot be read.
+        RunError: there is no run in `path`; and from every method: a file exists but cannot be read.
         ConfigError: its config.toml is not valid.
     """
 
@@ -59,14 +59,14 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return self.path.resolve().name
 
     # ------------------------------------------------------------------ figures
 
     @property
     def history(self) -> list[RoundStats]:
-        """The figures of every finished round: as of the newest checkpoint, or of metrics.jsonl where there is none."""
+        """The figures of every finished round: from the newest checkpoint, or else from metrics.jsonl."""
         state = self.directory.load_state("told")
         if state is not None:
             return [RoundStats.from_dict(line) for line in state["history"]]
@@ -81,23 +81,23 @@ class FinishedRun:
 
     @property
     def labels(self) -> int:
-        """Labels spent: every image that was shown counts one."""
+        """Labels spent: every image that was shown counts as one."""
         history = self.history
         return history[-1].labels if history else 0
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The object of `hero evaluate --json`, whatever has happened to the run since; None without one."""
-        return read_json(self.evaluation_folder / RESULT_FILE, "`hero evaluate` writes it anew")
+        """The object of `hero evaluate --json`, even if the run has changed since; None if there is none."""
+        return read_json(self.evaluation_folder / RESULT_FILE, "`hero evaluate` writes it again")
 
     @property
     def current_evaluation(self) -> dict[str, Any] | None:
-        """The evaluation if it is of the run as it is now; None without one."""
+        """The evaluation, if it is of the run as it is now; else None."""
         found = self.evaluation
         return found if found is not None and self.is_current(found) else None
 
     def is_current(self, evaluation: dict[str, Any]) -> bool:
-        """Whether `evaluation` is of the run as it is now: of as many labels, by the same sampler, seed and prompts."""
+        """Whether `evaluation` is of the run as it is now: as many labels, the same sampler, seed and prompts."""
         sampler = self.config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"})
         details = evaluation.get("details", {})
         return (
@@ -118,7 +118,7 @@ class FinishedRun:
     # ------------------------------------------------------------------ labels
 
     def label_store(self) -> LabelStore | None:
-        """What was said, to be read and closed: the run's own store or the one it shares; None where it has none.
+        """The run's own or shared label store, opened for reading; the caller closes it. None where the run has none.
 
         Raises:
             RunError: it cannot be read, or a shared one cannot be reached.
@@ -138,7 +138,7 @@ class FinishedRun:
             dates = [label.created_at for label in store.labels()]
         return max(dates).astimezone(UTC).replace(microsecond=0) if dates else None
 
-    # ------------------------------------------------------------------ what it has come to
+    # ------------------------------------------------------------------ results
 
     @property
     def best_image(self) -> Image.Image | None:
@@ -155,7 +155,7 @@ class FinishedRun:
 
     @property
     def lora_file(self) -> Path:
-        """The LoRA in diffusers' layout; there is none before the first round."""
+        """The LoRA in diffusers' layout; the file does not exist before the first round."""
         return self.path / LORA_FILE
 
     @property
@@ -165,7 +165,7 @@ class FinishedRun:
         return path if path.is_file() else None
 
     def checkpoint(self) -> Checkpoint:
-        """The newest one with its tensors; loads torch.
+        """The newest checkpoint with its tensors; loads torch.
 
         Raises:
             RunError: there is none yet, or none can be read.

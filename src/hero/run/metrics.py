@@ -1,4 +1,4 @@
-"""The figures of one round: a line of metrics.jsonl. Which figures a method has of its own, its class says."""
+"""The figures of one round: a line of metrics.jsonl. A method's own figures are listed in its class."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def round_stats(
     seconds_waiting: float,
     seconds_updating: float,
 ) -> RoundStats:
-    """What a round cost and did.
+    """What a round cost and what it changed.
 
-    `success_shown` is the judge's, whoever evaluated; None where no judge was made for the task and the model.
+    `success_shown` comes from the judge, whoever evaluated; None if there is no judge for the task and the model.
 
     Args:
         earlier: the rounds before.
         best: ids of the best images so far.
-        figures: the reward's own.
-        note: the reward's own.
+        figures: those of the reward.
+        note: that of the reward.
     """
     known = judged.rewards[~judged.rewards.isnan()]
     started = time.monotonic()

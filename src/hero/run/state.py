@@ -1,7 +1,7 @@
-"""Everything that a run learns, and how it goes into a checkpoint and comes back.
+"""Everything that a run learns, and how it is saved to a checkpoint and loaded from it.
 
-The LoRA, the initial noise, the representation, the optimizers, and what is remembered of earlier rounds. A batch
-that was shown and waits for its answer is kept beside it.
+The LoRA, the initial noise, the representation, the optimizers, and the memory of earlier rounds. A batch that was
+shown and is waiting for its answer is stored beside it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered"]
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch that was shown, with what is needed to learn from the answer; `seconds` it took to draw."""
+    """A batch that was shown, with what is needed to learn from the answer; `seconds` is how long it took to draw."""
 
     batch: ImageBatch
     trajectory: Trajectory
@@ -46,12 +46,12 @@ class Learner:
     """The state of a run as of its newest finished round.
 
     Attributes:
-        policy, noise, reward, update, memory: each learns; `update` is None for frozen weights.
+        policy, noise, reward, update, memory: what learns; `update` is None for frozen weights.
         selector: which of the drawn images are shown.
         conditioning: one row per prompt of the run, computed once.
         history: the figures of every finished round.
         workers: the processes that draw and differentiate.
-        trackers: are told of the figures.
+        trackers: receive the figures.
     """
 
     def __init__(self, config: Config, directory: RunDirectory, policy: Policy, workers: Workers) -> None:
@@ -66,7 +66,7 @@ class Learner:
         self.reward = self._new_reward(self.memory)
         self.update = make_update(policy, config.update, seed=config.seed)
         tasks = _tasks(policy, self.conditioning, self.reward, self.update)
-        self.workers.prepare(tasks, _told_to_all(policy, self.update))
+        self.workers.prepare(tasks, _shared_weights(policy, self.update))
         self.history: list[RoundStats] = []
         self.trackers = Trackers(config, directory)
 
@@ -75,7 +75,7 @@ class Learner:
         return make_reward(self.config.reward, context)
 
     def reward_before(self, round_: int) -> Reward | None:
-        """The reward as it was when the images of `round_` were drawn; None where nobody knows."""
+        """The reward as it was when the images of `round_` were drawn; None if that is not known."""
         told = self.directory.load_checkpoint("told", round_ - 1)
         if told is None:
             return None
@@ -98,7 +98,7 @@ class Learner:
         """Writes the checkpoint of the newest finished round.
 
         Raises:
-            RunError: it cannot be written; the one before is intact.
+            RunError: it cannot be written; the previous one is intact.
         """
         state = {
             "kinds": {"reward": self.config.reward.kind, "update": self.config.update.kind},
@@ -115,7 +115,7 @@ class Learner:
         self.directory.save_checkpoint(len(self.history), "told", state, tensors)
 
     def load(self) -> bool:
-        """Takes over the newest checkpoint; False where there is none.
+        """Loads the newest checkpoint; returns False if there is none.
 
         Raises:
             RunError: there are checkpoints, but none can be read.
@@ -131,7 +131,7 @@ class Learner:
         self.policy.load_state_dict(told.tensors["lora"])
         self.noise.load_state_dict(told.tensors["noise"])
         self.noise.refit(self.memory)
-        # What was learnt by another kind of reward or update means nothing to this one, which starts anew.
+        # What another kind of reward or update has learnt means nothing to this one, which starts from scratch.
         if self._same_kind("reward", told):
             try:
                 self.reward.load_state_dict(told.tensors["reward"])
@@ -142,11 +142,11 @@ class Learner:
         return True
 
     def _same_kind(self, stage: str, told: Checkpoint) -> bool:
-        kind = told.state["kinds"].get(stage)  # version 0.1 did not write it down, and had one kind of each
+        kind = told.state["kinds"].get(stage)  # version 0.1 did not store it, and had one kind of each
         return kind is None or kind == getattr(self.config, stage).kind
 
     def _why_unfit(self, told: Checkpoint) -> str:
-        """In which way a checkpoint is of a run with other settings; "" if it is of this one."""
+        """How a checkpoint fails to fit these settings; "" if it fits."""
         lora = self.policy.state_dict()
         if told.tensors["lora"].keys() != lora.keys():
             return "the LoRA is on other layers"
@@ -163,7 +163,7 @@ class Learner:
         return ""
 
     def publish(self) -> None:
-        """Writes what is derived from the checkpoint: metrics, LoRA, refined noise; tells trackers what is new."""
+        """Writes what is derived from the checkpoint (metrics, LoRA, refined noise) and sends trackers what is new."""
         self.directory.write_metrics([stats.to_dict() for stats in self.history])
         self.directory.write_folder("lora", self.policy.save_lora)
         if self.noise.fitted:
@@ -180,22 +180,22 @@ class Learner:
         self.directory.save_checkpoint(asked.batch.round, "asked", state, {"trajectory": tensors})
 
     def load_asked(self, *, labelled: bool) -> Asked | None:
-        """The batch that was shown after the newest finished round; None where it has to be drawn (again).
+        """The batch that was shown after the newest finished round; None if it has to be drawn (again).
 
-        It is drawn again where the settings that it depends on have changed, or a file of it is gone.
+        It is drawn again if the settings that it depends on have changed, or one of its files is missing.
 
         Raises:
-            ConfigError: those settings have changed, but the batch is `labelled` already.
+            ConfigError: those settings have changed, but the batch is already `labelled`.
         """
         round_ = len(self.history) + 1
         stored = self.directory.load_checkpoint("asked", round_)
-        # Where the drawing was cut short, the images so far may have labels already.
+        # If drawing was interrupted, the images so far may already have labels.
         before = _drawn_with(RunDirectory.open(self.directory.path).config)
         if (before if stored is None else _upgraded_drawn_with(stored.state["drawn_with"])) != _drawn_with(self.config):
             if labelled:
                 raise ConfigError(
-                    f"round {round_} was drawn with other settings and has labels already; resume without them, so "
-                    "that it is learnt from, then change them"
+                    f"round {round_} was drawn with other settings and already has labels; resume without the new "
+                    "settings, so that the run learns from it, then change them"
                 )
             return None
         if stored is None:
@@ -212,7 +212,7 @@ class Learner:
         return Asked(batch, trajectory, stored.state["seconds"])
 
     def labelled(self, round_: int, feedback: Feedback) -> Labelled | None:
-        """An earlier round with its answer; None where its latents are gone."""
+        """An earlier round with its answer; None if its latents are no longer stored."""
         stored = self.directory.load_checkpoint("asked", round_)
         if stored is None:
             return None
@@ -222,10 +222,10 @@ class Learner:
 
 
 def help_main() -> None:
-    """What a process other than the main one does: it draws and differentiates for it until the run is done.
+    """What every other process does: it draws and differentiates for the main one until the run is done.
 
     Raises:
-        TrainingError: the main process is gone.
+        TrainingError: the main process has ended.
         ModelError: the model cannot be loaded here.
     """
     helper = Helper()
@@ -238,11 +238,11 @@ def help_main() -> None:
     conditioning = policy.encode(config.task.prompts)
     context = RewardContext(policy, conditioning, Memory(), config.seed, Alone())
     reward, update = make_reward(config.reward, context), make_update(policy, config.update, seed=config.seed)
-    helper.serve(_tasks(policy, conditioning, reward, update), _told_to_all(policy, update))
+    helper.serve(_tasks(policy, conditioning, reward, update), _shared_weights(policy, update))
 
 
 def labelled_round(round_: int, ids: tuple[ImageId, ...], trajectory: Trajectory, feedback: Feedback) -> Labelled:
-    """What a reward is told of a round."""
+    """What a reward learns from in a round."""
     return Labelled(round_, ids, trajectory.prompt_index, trajectory.final_latents, feedback, trajectory.initial_noise)
 
 
@@ -256,18 +256,18 @@ def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: U
     return {**shared, **reward.tasks(), **own}
 
 
-def _told_to_all(policy: Policy, update: Update | None) -> list[torch.nn.Parameter]:
+def _shared_weights(policy: Policy, update: Update | None) -> list[torch.nn.Parameter]:
     """The weights that every process is given before it works."""
     return [p for adapter in (update.adapters() if update else ("current",)) for p in policy.parameters(adapter)]
 
 
 def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, ImageId]]:
-    """What a checkpoint's memory is loaded from."""
+    """The arguments of `Memory.load` from a checkpoint."""
     return told.tensors["memory"], {int(k): v for k, v in told.state["best_id"].items()}
 
 
 def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """As `_drawn_with` would write it now; version 0.1 had other names and no selection."""
+    """`stored` as `_drawn_with` would write it now; version 0.1 had other names and no selection."""
     return {"selection": SelectionConfig().model_dump(mode="json"), **upgraded(stored)}
 
 

@@ -1,7 +1,7 @@
 """Trackers (TensorBoard, W&B, trackio) through accelerate: each finished round's figures and a grid of its images.
 
-Scalars have the names of metrics.jsonl's keys, and the round is the step. Which rounds a tracker has is written down in
-tracking.json *before* they are sent, so that a run that is resumed never logs a round twice.
+Scalars are named after the keys of metrics.jsonl, and the round is the step. Which rounds a tracker has is recorded in
+tracking.json *before* they are sent, so that a resumed run never logs a round twice.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Trackers:
             return
         ids = [image_id(stats.round, i) for i in range(count)]
         grid = image_grid([self.directory.read_image(name) for name in ids])
-        if tracker.name == "trackio":  # accelerate knows no images of it
+        if tracker.name == "trackio":  # accelerate cannot log images to it
             values[GRID] = import_module("trackio").Image(grid)
         elif tracker.name == "tensorboard":
             tracker.log_images({GRID: np.asarray(grid)[None]}, step=stats.round, dataformats="NHWC")
@@ -126,7 +126,7 @@ def image_grid(images: Sequence[Image.Image], gap: int = 2) -> Image.Image:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `stage.field` → number, text or bool; lists as JSON; what is not set is left out."""
+    """Nested settings as `stage.field` → number, string or bool; lists as JSON; unset ones are left out."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Gradient steps on the LoRA. Which updates there are is in `hero.registry.UPDATES`; `protocol` says what one is."""
+"""Gradient steps on the LoRA. `hero.registry.UPDATES` lists the updates; `protocol` says what one is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Updates of the forward process: final latents are noised again, and the model's predictions for them are learnt from.
+"""Updates on the forward process: final latents are noised again, and the loss is on the model's predictions for them.
 
-No stored steps and no log-probabilities: any sampler may have drawn the images, a deterministic one too. Which noise
-levels and which noises are functions of (seed, round, image). What is minimised is the subclass's.
+No stored steps and no log-probabilities: any sampler may have drawn the images, even a deterministic one. Noise levels
+and noises are functions of (seed, round, image). The subclass defines what is minimised.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Renoised:
         sample, noise, latents: (M, C, h, w): x_0, ε and x_t.
         t: (M,) noise levels in (0, 1].
         output: (M, C, h, w), the trained model's, with gradient.
-        references: of each model that the update names in `references`, likewise and without gradient.
+        references: the same for each model that the update names in `references`, without gradient.
         rewards, advantages: (M,).
         steps: the schedule, for conversions (`to_sample`, `to_noise`, `target`).
     """
@@ -56,7 +56,7 @@ class Renoised:
 
 @dataclass(frozen=True)
 class _Noisings:
-    """M latents to be noised again: everything about them but the model; `total` of them behind the step."""
+    """M latents to be noised again: everything but the model; `total` of them contribute to the optimizer step."""
 
     sample: torch.Tensor
     noise: torch.Tensor
@@ -68,12 +68,12 @@ class _Noisings:
 
 
 class ForwardUpdate(Update):
-    """A loss over renoised images. A subclass says what is minimised (`loss`), and by which models (`references`)."""
+    """A loss over renoised images. A subclass defines the loss (`loss`) and the other models in it (`references`)."""
 
     FIGURES: ClassVar[Mapping[str, str]] = {}
 
     references: ClassVar[tuple[Literal["old", "base"], ...]] = ()
-    """Models that predict beside the trained one: the one that drew the images, the one without a LoRA."""
+    """Models that predict besides the trained one: `old`, which drew the images, and `base`, without a LoRA."""
 
     def __init__(self, policy: Policy, config: UpdateConfig, *, seed: int) -> None:
         self.policy = policy
@@ -85,7 +85,7 @@ class ForwardUpdate(Update):
             policy.add_adapter("old")
 
     def images(self, judged: Judged) -> Sequence[int]:
-        """Which images are learnt from; none: there is nothing to learn. By default all that have a reward."""
+        """The images to learn from; none: there is nothing to learn. By default all that have a reward."""
         if not judged.advantages.any():
             return []
         return [i for i, rewarded in enumerate(~judged.rewards.isnan()) if rewarded]
@@ -102,7 +102,7 @@ class ForwardUpdate(Update):
         return ("current", "old") if "old" in self.references else ("current",)
 
     def sampling(self) -> LoraAdapter:
-        """The model that follows the trained one draws, where there is one."""
+        """The model that follows the trained one, if there is one; else the trained one."""
         return self.adapters()[-1]
 
     def tasks(self, conditioning: Conditioning) -> Mapping[str, Work]:

@@ -1,7 +1,7 @@
 """What every update shares: optimizer steps over micro-batches that several processes may differentiate.
 
-An optimizer step's items are split into micro-batches, whose gradients are summed in order; where memory runs out the
-step is taken again with smaller ones. A loss that is not finite ends the round before its step is taken.
+An optimizer step's items are split into micro-batches, whose gradients are summed in order; if memory runs out, the
+step is retried with smaller ones. A loss that is not finite ends the round before its step is taken.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Details = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Gradient:
-    """Of one micro-batch's share of the loss, on the CPU; None for a parameter that it does not depend on."""
+    """The gradient of one micro-batch's share of the loss, on the CPU; None for parameters it does not depend on."""
 
     share: float
     details: Details
@@ -58,11 +58,11 @@ class GradientSteps:
         self.optimizer = make_adamw(policy.parameters(), config)
 
     def differentiate(self, losses: torch.Tensor, total: int, details: Details) -> Gradient:
-        """The gradient of Σ `losses` / `total`; what a process does with its micro-batch.
+        """The gradient of Σ `losses` / `total`; each process runs this on its micro-batch.
 
         Args:
             losses: (M,), one per example of the micro-batch.
-            total: examples behind the whole optimizer step.
+            total: examples in the whole optimizer step.
         """
         share = losses.sum() / total
         gradients = torch.autograd.grad(share, self.policy.parameters(), allow_unused=True)
@@ -87,10 +87,10 @@ class GradientSteps:
 
         Args:
             plan: the examples of each step.
-            item_of: what that task is given, from the examples of a micro-batch and the number of those of the step.
+            item_of: makes the task's input from the examples of a micro-batch and the number of examples in the step.
             width: latents in one example, of which `update.micro_batch` go through the denoiser together.
-            before_step: called with the number of steps taken and whether the micro-batch has become smaller since;
-                what is out of memory in it is tried again likewise.
+            before_step: called with the number of steps taken and whether the micro-batch has become smaller since; if
+                it runs out of memory, it is retried in the same way.
         """
         on_step("update", 0, len(plan))
         taken: list[StepTaken] = []
@@ -118,7 +118,7 @@ class GradientSteps:
             if not math.isfinite(result.share):
                 raise TrainingError(
                     f"round {round_}: the loss is {result.share}; lower update.learning_rate or use model.dtype "
-                    "float32; the checkpoint of the round before is intact"
+                    "float32; the checkpoint of the previous round is intact"
                 )
             for parameter, gradient in zip(self.policy.parameters(), result.gradients, strict=True):
                 if gradient is not None:
@@ -130,7 +130,7 @@ class GradientSteps:
         if not torch.isfinite(norm):
             raise TrainingError(
                 f"round {round_}: the gradient is not finite; lower update.learning_rate; "
-                "the checkpoint of the round before is intact"
+                "the checkpoint of the previous round is intact"
             )
         self.optimizer.step()
         return StepTaken(loss_sum, float(norm), {name: torch.cat([d[name] for d in details]) for name in details[0]})

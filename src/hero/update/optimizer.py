@@ -17,7 +17,7 @@ def make_adamw(parameters: Sequence[torch.nn.Parameter], config: UpdateConfig) -
     """AdamW as `config` asks for it.
 
     Raises:
-        ConfigError: its state is to be kept in 8 bits, but bitsandbytes is not installed.
+        ConfigError: its state should be kept in 8 bits, but bitsandbytes is not installed.
     """
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)

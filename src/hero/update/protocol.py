@@ -1,4 +1,4 @@
-"""What an update is: it takes gradient steps on the LoRA out of rewarded images. Nobody else names a concrete one."""
+"""What an update is: it takes gradient steps on the LoRA from rewarded images. Callers use only this protocol."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Update(Protocol):
     """Made from (policy, config, seed=...); owns its optimizer."""
 
     FIGURES: ClassVar[Mapping[str, str]]
-    """Names of the figures in its `UpdateStats`, with what each means."""
+    """Names of the figures in its `UpdateStats`, and what each means."""
 
     def __init__(self, policy: Policy, config: UpdateConfig, *, seed: int) -> None: ...
 
     def tasks(self, conditioning: Conditioning) -> Mapping[str, Work]:
-        """What every process of the run does for this update, `conditioning` having a row per prompt of the run."""
+        """The tasks that every process of the run performs for it; `conditioning` has one row per prompt of the run."""
         ...
 
     def adapters(self) -> tuple[LoraAdapter, ...]:
-        """Those whose weights every process of the run needs: what is trained, and what follows it."""
+        """The adapters whose weights every process needs: the trained one and any that follow it."""
         return ("current",)
 
     def sampling(self) -> LoraAdapter:
-        """Which adapter draws the images that it learns from (`Policy.using`)."""
+        """The adapter that draws the images to learn from (see `Policy.using`)."""
         return "current"
 
     def step(
@@ -45,18 +45,18 @@ class Update(Protocol):
         workers: Workers | None = None,
         on_step: OnStep = ignore,
     ) -> UpdateStats | None:
-        """One round's update; None (and nothing changed) where there is nothing to learn from.
+        """One round's update; returns None, and changes nothing, if there is nothing to learn from.
 
         Args:
-            workers: the processes that do `tasks`; None: this one.
+            workers: the processes that run `tasks`; None: this one.
 
         Raises:
-            TrainingError: a loss or gradient that is not finite; no optimizer step was taken with it.
+            TrainingError: a loss or gradient is not finite; no optimizer step was taken with it.
         """
         ...
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The optimizer's state, and what else it keeps, as plain tensors."""
+        """The optimizer's state, and anything else it keeps, as plain tensors."""
         ...
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:

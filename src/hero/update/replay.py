@@ -1,7 +1,7 @@
 """Updates that replay steps of stored trajectories: which transitions, and their log-probabilities then and now.
 
-Images are replayed alone or in groups that a loss compares. Which timesteps and in which order are functions of
-(seed, round, images). The loss itself is the subclass's.
+Images are replayed alone or in groups that a loss compares. Which timesteps are replayed, and in which order, is a
+function of (seed, round, images). The subclass defines the loss itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hero.update.protocol import Update
 __all__ = ["Group", "ReplayUpdate", "Replayed", "ratio_deviation"]
 
 Group = tuple[int, ...]
-"""Images that a loss looks at together, always in the same number: (image,) or (winner, loser)."""
+"""Images that enter a loss together, always the same number of them: (image,) or (winner, loser)."""
 
 _Row = tuple[Group, int]
 """A group and the step at which each of its images is replayed."""
@@ -56,13 +56,13 @@ class Replayed:
 
 @dataclass(frozen=True)
 class _Transitions:
-    """R·m stored transitions, row after row: everything about them but the model.
+    """R·m stored transitions, row after row: everything but the model.
 
     Attributes:
         latents, following: (R·m, C, h, w), before and after the step.
         steps, prompt_index: (R·m,) int64.
         old_log_probs, rewards, advantages: (R, m).
-        total: rows behind the optimizer step.
+        total: rows in the whole optimizer step.
     """
 
     latents: torch.Tensor
@@ -93,7 +93,7 @@ class _Transitions:
 
 
 class ReplayUpdate(Update):
-    """A loss over replayed transitions. A subclass says which images (`groups`) and what is minimised (`loss`)."""
+    """A loss over replayed transitions. A subclass defines the images (`groups`) and what is minimised (`loss`)."""
 
     FIGURES: ClassVar[Mapping[str, str]] = {}
 
@@ -105,7 +105,7 @@ class ReplayUpdate(Update):
         self.gradients = GradientSteps(policy, config)
 
     def groups(self, judged: Judged) -> Sequence[Group]:
-        """Which images are replayed, and which of them together; none: there is nothing to learn from."""
+        """The groups of images to replay; none: there is nothing to learn from."""
         raise NotImplementedError
 
     def loss(self, replayed: Replayed) -> tuple[torch.Tensor, Details]:
@@ -146,8 +146,8 @@ class ReplayUpdate(Update):
         drawn_by = self.policy.state_dict() if self._recomputes() else {}
 
         def renew_log_probs(taken: int, shrunk: bool) -> None:
-            """Old log-probabilities belong to a batch's shape: computed again, by the weights that drew the images,
-            before the first step and wherever that shape changes."""
+            """Old log-probabilities depend on the batch's shape, so they are recomputed, with the weights that drew the
+            images, before the first step and whenever that shape changes."""
             if not self._recomputes() or (taken and not shrunk):
                 return
             now = self.policy.state_dict() if taken else {}
@@ -190,7 +190,7 @@ class ReplayUpdate(Update):
     def _recompute(
         self, judged: Judged, plan: Sequence[Sequence[_Row]], old: torch.Tensor, workers: Workers, width: int
     ) -> None:
-        """Old log-probabilities through the training path: half precision depends on the batch's shape."""
+        """Old log-probabilities through the training path: in half precision they depend on the batch's shape."""
         size = max(1, self.gradients.micro_batch // width)
         micro_batches = list(chain.from_iterable(batched(step, size) for step in plan))
         items = [_Transitions.of(m, judged, old, len(m)) for m in micro_batches]
@@ -236,7 +236,7 @@ class ReplayUpdate(Update):
 def ratio_deviation(policy: Policy, trajectory: Trajectory, conditioning: Conditioning, micro_batch: int) -> float:
     """Largest distance from 1 of the probability ratios of all transitions, replayed in batches of `micro_batch`.
 
-    With the weights that drew `trajectory` it is 0, or what a batch's shape does to rounding.
+    With the weights that drew `trajectory` it is 0, up to rounding that depends on the batch's shape.
     """
     everything = [(image, int(k)) for image in range(len(trajectory)) for k in trajectory.trainable.nonzero().flatten()]
     largest = 0.0

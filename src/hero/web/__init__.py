@@ -1,5 +1,5 @@
-"""The labelling page and its JSON API: a process of its own, which never imports torch.
+"""The labelling page and its JSON API: a separate process, which never imports torch.
 
-It talks to the run through the label store and the image files alone. `python -m hero.web DESK` starts it, and so does
-`server.serve`; docs/api.md is its contract.
+It communicates with the run only through the label store and the image files. `python -m hero.web DESK` starts it, and
+so does `server.serve`; docs/api.md is its contract.
 """

@@ -17,10 +17,12 @@ from hero.web.server import PORT, serve
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m hero.web", description=__doc__)
-    parser.add_argument("desk", type=Path, metavar="DESK", help="a run directory")
+    parser.add_argument(
+        "desk", type=Path, metavar="DESK", help="the folder to serve: a run directory, or that of a blind evaluation"
+    )
     parser.add_argument("--store", metavar="URL", help="label store, if it is not DESK/feedback.db")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on; default: %(default)s")
-    parser.add_argument("--port", type=int, metavar="P", help=f"default: {PORT}, or a free one where that is taken")
+    parser.add_argument("--port", type=int, metavar="P", help=f"default: {PORT}, or a free one if that is taken")
     parser.add_argument(
         "--token",
         default=os.environ.get("HERO_WEB_TOKEN"),
@@ -28,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the secret; default: $HERO_WEB_TOKEN, which other users of this machine cannot see, or a new one",
     )
     parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a further name of this machine; repeatable"
+        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this machine; repeatable"
     )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--until-stdin-closes",
         action="store_true",
-        help="end with the program that started this one",
+        help="end when the program that started this one ends",
     )
     given = parser.parse_args(arguments)
     if given.until_stdin_closes:

@@ -1,4 +1,4 @@
-"""The routes. Each one reads the request, asks the desk, and writes the answer down; docs/api.md describes them all."""
+"""The routes. Each one reads the request, calls the desk, and writes the answer; docs/api.md describes them all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STATIC = Path(__file__).parent / "static"
 _UNCACHED = {"Cache-Control": "no-cache"}
 _MOST_EVENTS = 2**63 - 1
 
-# What Python knows of media types differs between versions and systems; modules need this one.
+# The media types that Python knows differ between versions and systems; JavaScript modules need this one.
 mimetypes.add_type("text/javascript", ".js")
 
 
@@ -140,7 +140,7 @@ async def events(
     after: Annotated[int, Query(ge=0, le=_MOST_EVENTS)] = 0,
     last_event_id: Annotated[int | None, Header(ge=0, le=_MOST_EVENTS)] = None,
 ) -> Response:
-    """What happens, as server-sent events, from the one after `Last-Event-ID` or `after` on."""
+    """What happens, as server-sent events, starting after `Last-Event-ID` or `after`."""
     broadcast: Broadcast = request.app.state.broadcast
     start = after if last_event_id is None else last_event_id
     return StreamingResponse(
@@ -163,7 +163,7 @@ async def image(
 
 
 class _Static(StaticFiles):
-    """The page's modules: always asked for again, so that an upgrade shows at once."""
+    """The page's modules: always revalidated, so that an upgrade shows at once."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         answer = await super().get_response(path, scope)

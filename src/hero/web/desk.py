@@ -1,4 +1,7 @@
-"""A desk: a folder with a label store and images of rounds, and everything that the API does with it."""
+"""A desk: a folder with a label store and images that a labelling page serves, and everything the API does with it.
+
+It is a run directory, or the folder of a blind evaluation.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class Desk:
 
     Args:
         folder: a run directory, or any folder with `rounds/NNNN/images/ID.png`.
-        store: its labels, if they are elsewhere than in `folder/feedback.db`: an SQLAlchemy URL.
+        store: SQLAlchemy URL of its label store, if that is not `folder/feedback.db`.
 
     Raises:
         RunError: there is no such folder, or the store cannot be opened.
@@ -64,7 +67,7 @@ class Desk:
         self.store.close()
 
     def health(self) -> Health:
-        """The store answers."""
+        """Checks that the store answers."""
         self.view.refresh()
         return Health(version=__version__)
 
@@ -72,14 +75,14 @@ class Desk:
         """Everything that the page shows to `evaluator`."""
         self.view.refresh()
         with self.view.lock:
-            told = self.view.state.to_dict()
+            shown = self.view.state.to_dict()
             current = self.view.current
             number = None if current is None else current.number
         mine = Mine() if number is None else self._mine(number, evaluator)
-        return State(**told, mine=mine, evaluators=self.progress())
+        return State(**shown, mine=mine, evaluators=self.progress())
 
     def progress(self) -> list[EvaluatorProgress]:
-        """How far each evaluator of the current round is."""
+        """How far each evaluator of the current round has got."""
         current = self.view.current
         return [] if current is None else self._tally.of(current.number)
 
@@ -105,7 +108,7 @@ class Desk:
         """Stores marks, all or none; on disk when this returns.
 
         Raises:
-            ApiError: they do not fit what is shown, or the round is not open to this evaluator.
+            ApiError: they do not fit the images shown, or the round is not open to this evaluator.
         """
 
         def work(draft: Draft) -> Stored:
@@ -120,7 +123,7 @@ class Desk:
         """Closes a round for an evaluator; on disk when this returns.
 
         Raises:
-            ApiError: the round cannot be closed (yet), or is.
+            ApiError: the round cannot be closed yet, or is closed already.
         """
 
         def work(draft: Draft) -> Submitted:
@@ -142,7 +145,7 @@ class Desk:
         return _mine(self.store.given(number, evaluator), submitted=submitted)
 
     def _verdicts(self, number: int) -> dict[str, dict[Any, int]]:
-        """How many of those who submitted find each image good and bad."""
+        """How many of those who submitted marked each image good and bad."""
         counts: dict[str, dict[Any, int]] = {}
         for answer in self.store.submissions(number).values():
             for image, verdict in answer.verdicts.items():

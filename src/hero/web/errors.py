@@ -1,4 +1,4 @@
-"""One JSON shape for everything that the server refuses or fails at: {"error": {"code", "message", "field"}}."""
+"""One JSON shape for every refusal and failure of the server: {"error": {"code", "message", "field"}}."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("hero.web")
 
 _BY_STATUS = {
     400: ("bad-request", "The request cannot be read; send one JSON object."),
-    404: ("not-found", "There is nothing at this address; docs/api.md lists what there is."),
+    404: ("not-found", "There is nothing at this address; docs/api.md lists the addresses."),
     405: ("method-not-allowed", "This address does not take that method; see the Allow header."),
 }
 
@@ -65,9 +65,9 @@ def error_response(error: ApiError) -> Response:
 
 
 def unexpected(error: BaseException, path: str) -> Response:
-    """A failure that nobody foresaw: its trace goes to the log, not to the page."""
+    """The answer to an unexpected failure: its traceback goes to the log, not to the page."""
     _log.error("%s failed", path, exc_info=error)
-    message = "The server failed at this; its log says more. What was acknowledged before is stored."
+    message = "The server failed to do this; its log says more. Everything acknowledged before is stored."
     return error_response(ApiError(500, "internal-error", message))
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events: one look at the store, a few times a second, for all open pages together."""
+"""Server-sent events: the store is polled a few times a second, once for all open pages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hero.web.desk import Desk
 
 __all__ = ["Broadcast"]
 
-_LOOK = 0.2
-"""Seconds between two looks at the store."""
+_POLL = 0.2
+"""Seconds between two checks of the store."""
 
 _HEARTBEAT = 15.0
 _MOST_KEPT = 1000
-"""Newest events that are kept ready; a page that is further behind has them read from the store."""
+"""How many of the newest events are kept in memory; a page that is further behind gets them from the store."""
 
 _log = logging.getLogger("hero.web")
 
 
 class Broadcast:
-    """Follows a desk and tells every open page."""
+    """Follows a desk and informs every open page."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -40,17 +40,17 @@ class Broadcast:
         self._progress: list[dict[str, Any]] = []
 
     async def run(self) -> None:
-        """Looks for news while any page is open; until cancelled."""
+        """Checks for new events while any page is open; until cancelled."""
         while True:
             await self._wanted.wait()
             try:
-                changed = await asyncio.to_thread(self._look)
-            except RunError as error:  # another look may succeed
+                changed = await asyncio.to_thread(self._check)
+            except RunError as error:  # the next check may succeed
                 _log.warning("%s", error)
             else:
                 if changed:
                     self._wake()
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL)
 
     def close(self) -> None:
         """Ends every stream, so that the server can stop."""
@@ -61,17 +61,17 @@ class Broadcast:
         """What is sent to one page: events newer than `after`, then everything that happens."""
         self._pages += 1
         self._wanted.set()
-        told: list[dict[str, Any]] | None = None
+        sent: list[dict[str, Any]] | None = None
         try:
             yield "retry: 1000\n\n"
             while not self._closed:
-                changed = self._changed  # before looking, so that nothing can come in between unseen
+                changed = self._changed  # taken before checking, so that nothing is missed in between
                 while missed := await self._since(after):
                     yield "".join(text for _, text in missed)
                     after = missed[-1][0]
-                if told != self._progress:
-                    told = self._progress
-                    yield f"event: evaluators\ndata: {json.dumps({'evaluators': told})}\n\n"
+                if sent != self._progress:
+                    sent = self._progress
+                    yield f"event: evaluators\ndata: {json.dumps({'evaluators': sent})}\n\n"
                 try:
                     async with asyncio.timeout(_HEARTBEAT):
                         await changed.wait()
@@ -91,8 +91,8 @@ class Broadcast:
             return [one for one in self._recent if one[0] > after]
         return [(event.id, _text(event)) for event in await asyncio.to_thread(self._desk.channel.events, after)]
 
-    def _look(self) -> bool:
-        """Takes in what is new; whether there was anything."""
+    def _check(self) -> bool:
+        """Takes in what is new; returns whether there was anything."""
         before = self._seen
         while new := self._desk.channel.events(self._seen):
             self._recent.extend((event.id, _text(event)) for event in new)

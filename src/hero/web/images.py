@@ -1,4 +1,4 @@
-"""Images by id, never by path: which file an id is, and small versions of it, kept in memory."""
+"""Images by id, never by path: the file of an id, and small versions of it, kept in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Images:
         known: whether an id may be served.
 
     Attributes:
-        pool: where to make small versions, so that a grid of new ones does not hold up everything else.
+        pool: threads for making small versions, so that a grid of new ones does not hold up everything else.
     """
 
     def __init__(self, folder: Path, known: Callable[[ImageId], bool]) -> None:
@@ -70,7 +70,7 @@ class Images:
         """The image, at most `width` pixels wide; never made larger.
 
         Raises:
-            ApiError: 404, no such image, or its file is no image.
+            ApiError: 404, no such image, or its file is not an image.
         """
         tag = self.tag(image, width)
         with self._lock:

@@ -1,7 +1,7 @@
-"""The rules of labelling: which marks follow from what a person wants, and what submitting adds. Nothing is stored.
+"""The rules of labelling: which marks follow from a request, and what submitting adds. Nothing is stored here.
 
-One best image a prompt; the best is good; an image that is bad, or not marked, is not the best. Saying again what was
-said already adds nothing, so that a request may be sent twice.
+Each prompt has at most one best image; the best is good; an image that is bad or unmarked is not the best. Repeating a
+mark adds nothing, so that a request may be sent twice.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ def require_open(view: View, number: int) -> RoundView:
     if current is None:
         raise ApiError(409, "no-round", "No round has begun yet; wait for its first images.")
     if number != current.number:
-        message = f"Round {number} is not the current one, which is {current.number}; load the page again."
+        message = f"Round {number} is not the current one, which is {current.number}; reload the page."
         raise ApiError(409, "not-current-round", message)
     if current.answer is not None:
         raise ApiError(
-            409, "round-over", f"Round {number} is answered, and is being learnt from; wait for the next one."
+            409, "round-over", f"Round {number} is answered, and the run is learning from it; wait for the next one."
         )
     return current
 
 
 def following(round_: RoundView, given: Feedback, wanted: Iterable[WantedMark], *, evaluation: bool) -> list[Mark]:
-    """The marks to store, in order, when `given` holds and `wanted` is asked for.
+    """The marks to store, in order, when `wanted` is requested on top of `given`.
 
     Raises:
-        ApiError: 422, an image that is not shown, or a best image where none is asked for.
+        ApiError: 422, an image is not shown, or a best image is given where none is asked for.
     """
-    book = _Book(round_, given)
+    changes = _Changes(round_, given)
     for place, mark in enumerate(wanted):
         where = f"marks.{place}.image_id"
         if mark.kind == "best":
             if evaluation:
                 raise ApiError(
-                    422, "no-best-asked", "This evaluation asks for good or bad alone.", f"marks.{place}.kind"
+                    422, "no-best-asked", "This evaluation asks only for good or bad.", f"marks.{place}.kind"
                 )
             if mark.image_id not in round_.images and mark.image_id not in round_.best:
                 raise _unknown(mark.image_id, round_, where)
-            book.best(mark)
+            changes.best(mark)
         else:
             if mark.image_id not in round_.images:
                 raise _unknown(mark.image_id, round_, where)
-            book.verdict(mark)
-    return book.marks
+            changes.verdict(mark)
+    return changes.marks
 
 
 def closing(round_: RoundView, given: Feedback, *, seen_none_good: bool) -> list[Mark]:
     """The marks that submitting adds: every image without a verdict is bad.
 
     Raises:
-        ApiError: 409, not all images are drawn, or none is good and that was not said to be meant.
+        ApiError: 409, not all images are drawn, or none is good and the request does not confirm that.
     """
     if not round_.drawn:
-        message = f"{len(round_.images)} of {round_.total} images are drawn; submit when all are there."
+        message = f"{len(round_.images)} of {round_.total} images are drawn; submit when all have been drawn."
         raise ApiError(409, "not-fully-drawn", message)
     if not given.good and not seen_none_good:
-        message = "No image is marked good; say that none is (seen_none_good), or mark one."
+        message = "No image is marked good; confirm that none is (seen_none_good), or mark one."
         raise ApiError(409, "nothing-good", message)
     return [Mark(image, "verdict", "bad") for image in round_.images if image not in given.verdicts]
 
 
-class _Book:
+class _Changes:
     """Verdicts and bests as they change, and the marks that change them."""
 
     def __init__(self, round_: RoundView, given: Feedback) -> None:
@@ -116,4 +116,4 @@ class _Book:
 
 
 def _unknown(image: ImageId, round_: RoundView, where: str) -> ApiError:
-    return ApiError(422, "unknown-image", f"{image} is not shown in round {round_.number}; load the page again.", where)
+    return ApiError(422, "unknown-image", f"{image} is not shown in round {round_.number}; reload the page.", where)

@@ -1,4 +1,4 @@
-"""What the API takes and gives, as pydantic models: unknown fields, wrong types, numbers out of range are refused."""
+"""The API's requests and responses as pydantic models; unknown fields, wrong types and values are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Request(BaseModel):
 
 
 class WantedMark(_Request):
-    """One statement about one image; null takes back what was said before.
+    """One statement about one image; null withdraws the earlier one.
 
     `suggested` is the verdict that the page suggested, `seconds` the time that the mark took.
     """
@@ -123,7 +123,7 @@ class Image(BaseModel):
 
 
 class Stored(BaseModel):
-    """How many rows were written (0 if nothing new was said), and what the answer amounts to now."""
+    """How many rows were written (0 if nothing was new), and what the answer amounts to now."""
 
     stored: int
     mine: Mine
@@ -139,7 +139,7 @@ class Submitted(BaseModel):
 
 
 class CommandTaken(BaseModel):
-    """The id that the `command` event of the run will name."""
+    """The id that the run's `command` event will contain."""
 
     id: int
 
@@ -152,7 +152,7 @@ class Health(BaseModel):
 
 
 class EvaluatorProgress(BaseModel):
-    """How far an evaluator is in the current round; never what they said."""
+    """How far an evaluator has got in the current round; never their verdicts."""
 
     name: str
     marked: int
@@ -175,7 +175,7 @@ class State(BaseModel):
 
 
 class PastRound(BaseModel):
-    """One round; `verdicts` is null until this evaluator has submitted it or it was learnt from."""
+    """One round; `verdicts` is null until this evaluator has submitted it or the run has learnt from it."""
 
     round: int
     images: list[Image]

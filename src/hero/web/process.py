@@ -1,4 +1,4 @@
-"""Starts the labelling page: `python -m hero.web`, a process of its own that never imports torch; neither does this."""
+"""Starts the labelling page, `python -m hero.web`, in a separate process; neither imports torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Page:
         self.address = address
 
     def wait(self) -> None:
-        """Waits until the server ends, by itself or because somebody ends it."""
+        """Waits until the server ends, by itself or because somebody stops it."""
         self._process.wait()
 
 
@@ -42,17 +42,17 @@ def page_served(
 ) -> Iterator[Page]:
     """Serves the page of `desk` for as long as the context lasts; it also ends when this process is killed.
 
-    The token is kept in the desk, so that a link to it goes on working.
+    The token is kept in the desk's folder, so that a link to the page keeps working.
 
     Args:
         desk: a run directory, or another folder with a label store and images.
-        store: SQLAlchemy URL of the label store, where it is not in the desk.
-        host: address to listen on; others than the default let other machines in.
+        store: SQLAlchemy URL of the label store, if it is not in the desk's folder.
+        host: address to listen on; any other than the default lets other machines in.
         port: None takes the usual one if it is free.
         browser: also opens the page, where there is a browser.
 
     Raises:
-        RunError: the server cannot be started; it has said why on stderr.
+        RunError: the server cannot be started; it has printed the reason on stderr.
     """
     command = [sys.executable, "-m", "hero.web", str(desk), "--host", host, "--until-stdin-closes"]
     command += [] if store is None else ["--store", store]
@@ -65,7 +65,7 @@ def page_served(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for the run, which then ends the page in its turn
+        start_new_session=True,  # Ctrl-C goes to the run, which then ends the page
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""The guard before every route: who may ask (token), by which name (Host), from which page (Origin), and how much.
+"""The guard before every route checks who asks (token), by which name (Host), from which page (Origin), and how much.
 
 It also puts the security headers on every answer, errors and images included. See docs/api.md, "Security".
 """
@@ -50,8 +50,8 @@ class Access:
 
     Attributes:
         token: the secret that every request carries.
-        hosts: names, in lower case and without a port, by which the server may be asked.
-        any_address: whether any IP address may be, too: an address is no name that could be bound to another machine.
+        hosts: names, in lower case and without a port, by which clients may address the server.
+        any_address: whether they may also use any IP address, since an address cannot be rebound to another machine.
         cookie: name of the cookie that carries the token.
     """
 
@@ -62,7 +62,7 @@ class Access:
 
     @classmethod
     def of(cls, token: str, host: str, port: int, names: Iterable[str] = ()) -> Access:
-        """Access to a server that listens on `host`; `names` are further names of this machine.
+        """Access to a server that listens on `host`; `names` are other names of this machine.
 
         Cookies are shared by all ports of a machine: the port in the cookie's name keeps two servers apart.
         """
@@ -117,31 +117,33 @@ class Guard:
                 return
         except Exception as error:
             if started:
-                raise  # the answer is half sent: the broken connection says so
+                raise  # the answer is half sent; the broken connection signals the failure
             answer = unexpected(error, scope["path"])
         await answer(scope, receive, guarded_send)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """What the guard itself answers; None if the request may go on."""
+        """What the guard itself answers; None if the request may proceed."""
         headers = Headers(scope=scope)
-        at_door = scope["path"] == "/" and scope["method"] == "GET"
+        at_entry = scope["path"] == "/" and scope["method"] == "GET"
         try:
             self._check_host(headers)
-            if at_door and (given := parse_qs(scope["query_string"].decode("latin-1")).get("token")):
+            if at_entry and (given := parse_qs(scope["query_string"].decode("latin-1")).get("token")):
                 if not self._access.admits(given[-1]):
                     raise _token_required()
                 return self._let_in(headers)
             self._check_token(headers)
-            _check_page(scope["method"], headers, at_door)
+            _check_page(scope["method"], headers, at_entry)
             if scope["method"] == "POST":
                 _check_body(headers)
         except ApiError as error:
-            return _door(error) if at_door else error_response(error)
+            return _refusal_page(error) if at_entry else error_response(error)
         return None
 
     def _check_host(self, headers: Headers) -> None:
         if not self._access.knows(headers.get("host", "")):
-            message = "This server has no such name; open the address it printed, or start it with --allow-host NAME."
+            message = (
+                "This server does not go by that name; open the address it printed, or start it with --allow-host NAME."
+            )
             raise ApiError(403, "host-not-allowed", message)
 
     def _check_token(self, headers: Headers) -> None:
@@ -157,7 +159,7 @@ class Guard:
         """The token moves from the address into a cookie, so that no later address carries it."""
         answer: Response
         if headers.get("sec-fetch-site") == "cross-site":
-            # Followed from another site's page: a redirect would still count as theirs, and lose the strict cookie.
+            # Followed from another site's page: a redirect would still count as cross-site, and lose the strict cookie.
             answer = HTMLResponse('<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>hero</title>')
         else:
             answer = RedirectResponse("/", 303)
@@ -171,12 +173,12 @@ class Guard:
         return answer
 
 
-def _check_page(method: str, headers: Headers, at_door: bool) -> None:
-    """Only this server's own page may make a browser ask, the door aside, to which any page may link."""
+def _check_page(method: str, headers: Headers, at_entry: bool) -> None:
+    """Only this server's own page may make a browser send requests; but any page may link to the entry page."""
     host, origin = headers.get("host", "").lower(), headers.get("origin")
     if method not in _SAFE and origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
         raise _foreign_page()
-    if not at_door and headers.get("sec-fetch-site", "none") not in _OWN:
+    if not at_entry and headers.get("sec-fetch-site", "none") not in _OWN:
         raise _foreign_page()
 
 
@@ -189,7 +191,7 @@ def _check_body(headers: Headers) -> None:
 
 
 def _limited(receive: Receive) -> Receive:
-    """`receive` that gives up when a body, announced or not, grows too large."""
+    """`receive`, but failing when a body, announced or not, grows too large."""
     taken = 0
 
     async def limited() -> Message:
@@ -203,9 +205,9 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
-def _door(error: ApiError) -> Response:
-    """What a person sees who opens the page without the right address."""
-    page = f"<!doctype html><html lang=en><title>hero</title><h1>Not let in</h1><p>{error.message}</p></html>"
+def _refusal_page(error: ApiError) -> Response:
+    """What a person who opens the page without the right address sees."""
+    page = f"<!doctype html><html lang=en><title>hero</title><h1>Access denied</h1><p>{error.message}</p></html>"
     return HTMLResponse(page, error.status_code, error.headers)
 
 
@@ -232,5 +234,5 @@ def _is_address(name: str) -> bool:
 
 
 def _digest(token: str) -> bytes:
-    """Equally long whatever `token` is, so that comparing takes equally long."""
+    """Of the same length for every `token`, so that every comparison takes the same time."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

@@ -23,7 +23,7 @@ from hero.web.security import ANY_ADDRESS, Access
 __all__ = ["PORT", "serve"]
 
 PORT = 8420
-"""Where the page is, unless another program is there: a page that stays in its place keeps what its browser stored."""
+"""The default port; a page that always has the same address keeps what the browser stored for it."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}")
 _GRACE = 5
@@ -45,14 +45,14 @@ def serve(
         desk: a run directory, or any folder with a label store and rounds/.
         store_url: SQLAlchemy URL of the label store, if it is not desk/feedback.db.
         host: address to listen on; 0.0.0.0 or :: for all of this machine's.
-        port: None: `PORT`, or a free one where that is taken; 0: a free one.
+        port: None: `PORT`, or a free one if that is taken; 0: a free one.
         token: the secret; None: a new one. At least 16 letters, digits, - or _.
-        names: further names by which the server may be asked (the Host header).
+        names: other names by which clients may address the server (the Host header).
         browse: also opens the page in a browser.
 
     Raises:
-        ConfigError: a token that is too short, an address or a port that cannot be had.
-        RunError: no such desk, or a store that cannot be opened.
+        ConfigError: the token is too short, or the address or port is not available.
+        RunError: there is no such desk, or its store cannot be opened.
     """
     token = secrets.token_urlsafe(32) if token is None else token
     if not _TOKEN.fullmatch(token):
@@ -62,7 +62,7 @@ def serve(
         taken = listener.getsockname()[1]
         app = create_app(Desk(desk, store_url), Access.of(token, host, taken, names))
         server = _Server(app, f"http://{_printed(host)}:{taken}/?token={token}", browse=browse)
-        # uvicorn raises the signal again once it has shut down: to stop when asked to is no failure.
+        # uvicorn raises the signal again once it has shut down, but stopping on request is not a failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)
         server.run(sockets=[listener])
@@ -71,13 +71,13 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and ends the open event streams when it is to stop."""
+    """Prints when it is ready, and ends the open event streams when it has to stop."""
 
     def __init__(self, app: FastAPI, address: str, *, browse: bool) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                access_log=False,  # it would hold the token
+                access_log=False,  # it would contain the token
                 log_level="warning",
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE,
@@ -130,7 +130,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _outward_address() -> str:
-    """This machine's address in its network; loopback if there is none."""
+    """This machine's address in its network; loopback if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: choosing a route is enough
@@ -140,7 +140,7 @@ def _outward_address() -> str:
 
 
 def _printed(host: str) -> str:
-    """`host` as it is opened in a browser."""
+    """`host` as a browser can open it."""
     if host in ANY_ADDRESS:
         return _outward_address()
     return f"[{host}]" if ":" in host else host

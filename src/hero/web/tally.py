@@ -1,4 +1,4 @@
-"""How far each evaluator of the current round is, kept up to date by reading only the labels that are new."""
+"""How far each evaluator of the current round has got, kept up to date by reading only new labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts of one round at a time; may be used by several threads."""
+    """Counts for one round at a time; safe to use from several threads."""
 
     def __init__(self, store: LabelStore) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""What the run has told so far: its newest state and every image ever shown, kept up to date by reading what is new."""
+"""What the run has published so far: its newest state and every image ever shown, updated from new events only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["RoundView", "View"]
 
 @dataclass
 class RoundView:
-    """One round as the run told it: prompts of the images drawn so far, and of the best ones kept from before."""
+    """One round as the run published it: prompts of the images drawn so far, and of the best ones kept from before."""
 
     number: int
     total: int = 0
@@ -25,7 +25,7 @@ class RoundView:
 
     @property
     def drawn(self) -> bool:
-        """Whether every image is there."""
+        """Whether every image has been drawn."""
         return 0 < self.total <= len(self.images)
 
     def rivals(self, image: ImageId) -> list[ImageId]:
@@ -35,11 +35,11 @@ class RoundView:
 
 
 class View:
-    """A fold over the events of a desk; may be used by several threads.
+    """A fold over the events of a desk; safe to use from several threads.
 
     Attributes:
-        lock: held by whoever reads `state` or `rounds` for longer than one look.
-        state: what the events amount to.
+        lock: to be held for any read of `state` or `rounds` that has more than one step.
+        state: the state after the events so far.
         rounds: every round, by number.
     """
 
@@ -67,7 +67,7 @@ class View:
         return image in self._known
 
     def refresh(self) -> None:
-        """Takes in what the run has published since."""
+        """Takes in what the run has published since the last call."""
         with self.lock:
             while new := self._channel.events(self.state.last_event):
                 for event in new:

@@ -62,7 +62,7 @@ class Writer:
         return await asyncio.wrap_future(done)
 
     def close(self) -> None:
-        """Does what is waiting, then ends."""
+        """Finishes what is waiting, then ends."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -88,7 +88,7 @@ class Writer:
             if len(jobs) == 1 or isinstance(error, RunError):
                 for job in jobs:
                     job.done.set_exception(error)
-            else:  # one of them is at fault: the others need not suffer for it
+            else:  # one of them is at fault; retry each alone, so that the others are not affected
                 for job in jobs:
                     self._carry_out([job])
             return
