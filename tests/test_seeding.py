@@ -62,7 +62,6 @@ def test_draws_are_standard_normal_and_uncorrelated_between_images() -> None:
 SHARED = {
     Stage.EVALUATION_NOISE: {"hero.evaluation.measure"},
     Stage.EVALUATION_STEP_NOISE: {"hero.evaluation.measure"},
-    Stage.IMAGE_ORDER: {"hero.update.replay", "hero.update.forward"},  # a run has one update
 }
 """Stages with more than one place of use, and why that is right: benchmarks measure on evaluation's own `HELD_OUT`."""
 

@@ -24,7 +24,7 @@ from hero.progress import OnStep, ignore
 from hero.registry import ForwardSettings
 from hero.seeding import Stage, generator, normal
 from hero.types import Judged, UpdateStats
-from hero.update.gradient import Details, Gradient, GradientSteps, StepTaken, mean_of, stats_of
+from hero.update.gradient import Details, Gradient, GradientSteps, StepTaken, mean_of, shuffled, stats_of
 from hero.update.protocol import Update
 
 __all__ = ["ForwardUpdate", "Renoised"]
@@ -124,7 +124,7 @@ class ForwardUpdate(Update):
         plan = [
             [(image, epoch, k) for image in step for k in levels]
             for epoch in range(self.config.inner_epochs)
-            for step in batched(self._shuffled(images, round_, epoch), self.config.images_per_step)
+            for step in batched(shuffled(images, self.seed, round_, epoch), self.config.images_per_step)
         ]
         taken = self.gradients.take(
             plan, lambda examples, total: self._noisings(examples, judged, round_, total), round_, workers, on_step
@@ -132,10 +132,6 @@ class ForwardUpdate(Update):
         if "old" in self.references:
             self.policy.blend("old", towards="current", decay=self.settings.old_decay)
         return stats_of(taken, self.figures(taken))
-
-    def _shuffled(self, images: list[int], round_: int, epoch: int) -> list[int]:
-        order = torch.randperm(len(images), generator=generator(self.seed, Stage.IMAGE_ORDER, round_, epoch))
-        return [images[int(k)] for k in order]
 
     def _noisings(self, examples: Sequence[tuple[int, int, int]], judged: Judged, round_: int, total: int) -> _Noisings:
         images = torch.tensor([image for image, _, _ in examples])

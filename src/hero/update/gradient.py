@@ -19,10 +19,11 @@ from hero.distributed import Workers
 from hero.errors import TrainingError
 from hero.policies import Policy
 from hero.progress import OnStep
+from hero.seeding import Stage, generator
 from hero.types import UpdateStats
 from hero.update.optimizer import load_optimizer_tensors, make_adamw, optimizer_tensors
 
-__all__ = ["Details", "Gradient", "GradientSteps", "StepTaken", "mean_of", "stats_of"]
+__all__ = ["Details", "Gradient", "GradientSteps", "StepTaken", "mean_of", "shuffled", "stats_of"]
 
 _Example = TypeVar("_Example")
 
@@ -142,6 +143,12 @@ class GradientSteps:
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """The inverse of `state_dict`."""
         load_optimizer_tensors(self.optimizer, state)
+
+
+def shuffled(items: Sequence[_Example], seed: int, round_: int, epoch: int) -> list[_Example]:
+    """`items` in the order in which a pass over them takes steps."""
+    order = torch.randperm(len(items), generator=generator(seed, Stage.IMAGE_ORDER, round_, epoch))
+    return [items[int(k)] for k in order]
 
 
 def stats_of(taken: Sequence[StepTaken], figures: Mapping[str, float]) -> UpdateStats:

@@ -24,7 +24,7 @@ from hero.registry import ReplaySettings
 from hero.seeding import Stage, generator
 from hero.transitions import Transition
 from hero.types import Judged, Trajectory, UpdateStats
-from hero.update.gradient import Details, Gradient, GradientSteps, StepTaken, mean_of, stats_of
+from hero.update.gradient import Details, Gradient, GradientSteps, StepTaken, mean_of, shuffled, stats_of
 from hero.update.protocol import Update
 
 __all__ = ["Group", "ReplayUpdate", "Replayed", "ratio_deviation"]
@@ -139,7 +139,9 @@ class ReplayUpdate(Update):
         plan = [
             [row for group in step for row in rows[group]]
             for epoch in range(self.config.inner_epochs)
-            for step in batched(self._shuffled(groups, round_, epoch), max(1, self.config.images_per_step // width))
+            for step in batched(
+                shuffled(groups, self.seed, round_, epoch), max(1, self.config.images_per_step // width)
+            )
         ]
         old_log_probs = trajectory.log_probs.clone()
         first_epoch = plan[: len(plan) // self.config.inner_epochs]
@@ -177,10 +179,6 @@ class ReplayUpdate(Update):
             index = index * (LARGEST + 1) + image
         order = torch.randperm(len(trainable), generator=generator(self.seed, Stage.TIMESTEPS, round_, index))
         return [(group, int(k)) for k in trainable[order[: self.settings.timesteps_per_image]]]
-
-    def _shuffled(self, groups: list[Group], round_: int, epoch: int) -> list[Group]:
-        order = torch.randperm(len(groups), generator=generator(self.seed, Stage.IMAGE_ORDER, round_, epoch))
-        return [groups[int(k)] for k in order]
 
     def _recomputes(self) -> bool:
         if self.settings.recompute_log_probs == "auto":
