@@ -136,6 +136,7 @@ class ReplayUpdate(Update):
         workers = workers or Alone(self.tasks(conditioning))
         width, trajectory = len(groups[0]), judged.trajectory
         rows = {group: self._rows(trajectory, group, round_) for group in groups}
+        per_step = max(1, self.config.images_per_step // width)
         plan = [
             [row for group in step for row in rows[group]]
             for epoch in range(self.config.inner_epochs)
