@@ -140,9 +140,7 @@ class ReplayUpdate(Update):
         plan = [
             [row for group in step for row in rows[group]]
             for epoch in range(self.config.inner_epochs)
-            for step in batched(
-                shuffled(groups, self.seed, round_, epoch), max(1, self.config.images_per_step // width)
-            )
+            for step in batched(shuffled(groups, self.seed, round_, epoch), per_step)
         ]
         old_log_probs = trajectory.log_probs.clone()
         first_epoch = plan[: len(plan) // self.config.inner_epochs]
