@@ -287,7 +287,8 @@ def config(tiny_config: Callable[..., Config]) -> Callable[..., Config]:
 
     def make(**given: Any) -> Config:
         sampling = {"images_per_round": 6, "micro_batch": 2, "num_steps": 3}
-        update = {"images_per_step": 5, "timesteps_per_image": 2, "micro_batch": 2, "recompute_log_probs": "always"}
+        ppo = {"timesteps_per_image": 2, "recompute_log_probs": "always"}
+        update = {"images_per_step": 5, "micro_batch": 2, "ppo": ppo}
         evaluator = {"name": "patient:evaluate"}
         return tiny_config(**{"sampling": sampling, "update": update, "evaluator": evaluator, "rounds": 2, **given})
 
