@@ -38,8 +38,16 @@ def test_speed_is_measured_against_the_device_s_peak(tiny_config: Callable[..., 
     assert peak_flops(torch.device("cpu"), torch.float32) > 1e8
 
 
+def flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name → value."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
 def test_the_command_writes_its_table(random_pipeline: Path, tmp_path: Path) -> None:
-    sets = [f"{s}.{k}={json.dumps(v)}" for s, values in SMALL.items() for k, v in values.items()]
+    sets = [f"{name}={json.dumps(value)}" for name, value in flat(SMALL).items()]
     options = [word for setting in sets for word in ("--set", setting)]
     done = CliRunner().invoke(
         app,

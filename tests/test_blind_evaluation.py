@@ -50,7 +50,7 @@ def _picture(red: bool, shade: int) -> Image.Image:
 
 def round_stats(round_: int, labels: int) -> dict[str, Any]:
     """A line of metrics.jsonl of which the labels alone matter."""
-    known = {"round": round_, "labels": labels, "images": 24, "best": [], "note": ""}
+    known = {"round": round_, "labels": labels, "images": 24, "best": [], "note": "", "figures": {}}
     return {**dict.fromkeys((f.name for f in fields(RoundStats)), 0), **known}
 
 

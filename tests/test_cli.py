@@ -151,7 +151,7 @@ BAD_TRAINING: list[tuple[list[str], str]] = [
     (["--evaluator", "test_cli:every_othr"], "did you mean 'every_other'?"),
     (["--evaluator", "test_cli:TINY"], "must be callable"),
     (["--evaluator", "python"], "Tuner.ask()"),
-    (["--evaluator", "web", "--store", "labels.db"], "no URL"),
+    (["--evaluator", "web", "--store", "labels.db"], "is not a URL"),
     (["--evaluator", "web", "--store", "postgresql://me:secret@host/labels"], "holds a password"),
     (["--evaluator", "web", "--set", "evaluator.rule=most"], "evaluator.rule = 'most'"),
     (["--prompt", "a red cup", "--evaluator", "oracle"], "a prompt of your own has no oracle"),

@@ -26,8 +26,8 @@ from PIL import Image
 import hero.people.session
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, RunError
-from hero.evaluators import people as people_module
 from hero.feedback import Channel, DeskState, LabelStore, Mark
+from hero.people import evaluator as people_module
 from hero.people.evaluator import People
 from hero.people.session import train_with_people
 from hero.people.suggestions import calibrate
@@ -491,7 +491,7 @@ def test_commands_to_a_run_that_had_ended_are_refused_when_it_is_resumed(config:
         Channel(store).command("stop", {}, "ada")
     finish(run)
     assert [done for done, _ in replies(run)] == [True, False]
-    assert "not going on at that time" in replies(run)[1][1]
+    assert "not active at that time" in replies(run)[1][1]
     finish(run)  # and only once; a finished run has nothing more to ask
     assert len(replies(run)) == 2
 
@@ -574,7 +574,7 @@ def test_labels_may_be_in_a_store_that_is_shared(
 
 @pytest.mark.parametrize(
     ("store", "said"),
-    [("labels.db", "is no URL"), ("postgresql://me:secret@host/labels", "holds a password")],
+    [("labels.db", "is not a URL"), ("postgresql://me:secret@host/labels", "holds a password")],
 )
 def test_a_store_is_a_url_without_a_secret(store: str, said: str, tiny_config: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=said):

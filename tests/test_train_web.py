@@ -248,5 +248,5 @@ def test_label_needs_a_run_of_people(config: Config, tmp_path: Path) -> None:
         label(tmp_path)
     oracle = config.model_copy(update={"evaluator": config.evaluator.model_copy(update={"name": "oracle"})})
     (tmp_path / "config.toml").write_text(oracle.to_toml())
-    with pytest.raises(ConfigError, match="is not labelled by people, its evaluator is 'oracle'"):
+    with pytest.raises(ConfigError, match="is not labelled by people: its evaluator is 'oracle'"):
         label(tmp_path)

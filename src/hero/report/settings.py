@@ -29,6 +29,8 @@ def settings(model: BaseModel, prefix: str = "") -> Iterator[Setting]:
         else:
             changed = not info.is_required() and value != info.get_default(call_default_factory=True)
             yield Setting(key, _shown(value), info.description or "", changed)
+    for name, table in (model.model_extra or {}).items():  # that of the chosen kind
+        yield from settings(table, f"{prefix}{name}.")
 
 
 def _shown(value: object) -> str:
