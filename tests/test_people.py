@@ -40,7 +40,7 @@ from hero.types import Feedback, ImageBatch, RoundStats
 KILLED_AT: dict[str, tuple[Any, str, int]] = {
     "while the second chunk is drawn": (RunDirectory, "write_images", 6),
     "submitted, not yet taken in": (LabelStore, "conclude", 2),
-    "taken in, nothing learnt": (Tuner, "_learn_in_memory", 2),
+    "taken in, nothing learnt": (Tuner, "_learn_round", 2),
     "learnt, nothing told": (Learner, "publish", 2),
     "while previews are drawn": (hero.people.session, "rollout", 3),
     "while an event is written": (Channel, "publish", 12),

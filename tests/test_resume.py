@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
-import hero.run
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, HeroError, ModelError, RunError
 from hero.feedback import LabelStore
@@ -40,9 +40,9 @@ KILLED_AT: dict[str, tuple[Any, str, int]] = {
     "before the first checkpoint": (Learner, "save", 1),
     "during ask": (RunDirectory, "write_images", 4),
     "between ask and tell": (LabelStore, "record", 2),
-    "labels stored, nothing learnt": (Tuner, "_learn_in_memory", 2),
+    "labels stored, nothing learnt": (Tuner, "_learn_round", 2),
     "in the middle of the update": (GradientSteps, "_optimizer_step", 4),
-    "in the middle of a checkpoint": (hero.run, "save_file", 15),
+    "in the middle of a checkpoint": (safetensors.torch, "save_file", 15),
     "checkpoint written, nothing published": (Learner, "publish", 2),
     "in the middle of publishing": (RunDirectory, "write_folder", 2),
 }
