@@ -124,7 +124,9 @@ def test_results_come_in_order_and_failures_leave_the_processes_in_step(tmp_path
         "OutOfMemoryError: too large",
         "[(0, 50.0)]",
     ], done.stderr
-    assert lines[8].startswith("TrainingError: another of the 3 processes ended or did not answer in time (")
+    # Whether the main process hears of a killed one before it is ended with it depends on which of the two is faster.
+    lost = "TrainingError: another of the 3 processes ended or did not answer in time ("
+    assert len(lines) == 8 or lines[8].startswith(lost)
     assert done.returncode == 1
     assert "hero: process 1 of 3 was ended by signal 9, and the others with it" in done.stderr
 

@@ -358,7 +358,7 @@ def test_blending_moves_the_old_adapter_towards_the_current_one(own_policy: Call
     policy.blend("old", towards="current", decay=0.3)  # equal ones stay as they are
     assert all(torch.equal(policy.state_dict("old")[k], current[k]) for k in current)
     assert all(torch.equal(policy.state_dict()[k], current[k]) for k in current)
-    with pytest.raises(ValueError, match=r"decay is 1\.5, and not in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"decay is 1\.5, which is not in \[0, 1\]"):
         policy.blend("old", towards="current", decay=1.5)
 
 
