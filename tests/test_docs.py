@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import OWN_TASKS
+from hero import practice
 from hero.config import Config, reference
 from hero.evaluation import EvaluationResult
 from hero.methods import METHODS, PRESETS
@@ -88,6 +89,7 @@ def test_every_key_of_metrics_jsonl_is_documented_and_no_other() -> None:
 def figures_of_methods() -> Iterator[str]:
     """The rows of the table of methods' own figures, as the classes have them."""
     yield from (f"| `{name}` | every reward that can score images | {text} |" for name, text in FIGURES.items())
+    yield from (f"| `{name}` | practice | {text} |" for name, text in practice.FIGURES.items())
     for registry in (REWARDS, UPDATES):
         for kind, choice in registry.items():
             own: Any = choice.load().FIGURES if choice.implementation else {}  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,28 @@ def kill_at(owner: Any, name: str, call: int) -> None:
     setattr(owner, name, counted)
 
 
-def main(config: Path, out: Path) -> None:
+def start_and_kill(config: Path, out: Path, points: Mapping[str, tuple[Any, str, int]]) -> None:
+    """Starts a run of `config` in `out` for each of `points`, and kills it there."""
     torch.set_num_threads(1)
     load_policy(validate(load_toml(config)))  # its imports take long: once, not in each child
-    for where, point in KILLED_AT.items():
+    for where, point in points.items():
         child = os.fork()
         if child == 0:
             kill_at(*point)
             Tuner(validate(load_toml(config)), out / where).run(by_brightness)
             os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, where
+
+
+def killed_runs(config: Config, folder: Path, script: str) -> Path:
+    """Has `script` start runs of `config` in `folder` and kill them, with another hash seed than this process has."""
+    (folder / "config.toml").write_text(config.to_toml())
+    seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, script, str(folder / "config.toml"), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def snapshot(run: Path) -> dict[str, Any]:
@@ -96,7 +108,7 @@ def snapshot(run: Path) -> dict[str, Any]:
         "labels": labels,
         "submitted": rounds,
         "lora": (run / "lora" / "pytorch_lora_weights.safetensors").read_bytes(),
-        "noise": (run / "refined_noise.safetensors").read_bytes(),
+        "noise": noise.read_bytes() if (noise := run / "refined_noise.safetensors").exists() else None,
         "images": {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.glob("rounds/*/images/*.png"))},
         "state": {
             f"{file.stem}.{key}": value.numpy().tobytes()
@@ -127,15 +139,8 @@ def uninterrupted(config: Config, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def killed(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs, each killed at one of `KILLED_AT`, by processes of another hash seed than this one."""
-    folder = tmp_path_factory.mktemp("killed")
-    (folder / "config.toml").write_text(config.to_toml())
-    seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
-    environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(folder / "config.toml"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    """A folder of runs, each killed at one of `KILLED_AT`."""
+    return killed_runs(config, tmp_path_factory.mktemp("killed"), __file__)
 
 
 @pytest.fixture(scope="module")
@@ -415,4 +420,4 @@ def test_a_batch_that_is_answered_is_learnt_from_before_its_sampler_changes(wait
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    start_and_kill(Path(sys.argv[1]), Path(sys.argv[2]), KILLED_AT)

@@ -29,6 +29,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "NoiseConfig",
+    "PracticeConfig",
     "RewardConfig",
     "SamplingConfig",
     "SelectionConfig",
@@ -268,6 +269,21 @@ class UpdateConfig(_StageOfKinds):
         return self.choice.needs_density
 
 
+class PracticeConfig(_Stage):
+    """What is learnt between two questions, from images that nobody looks at and the reward alone judges."""
+
+    draws: int = Field(0, ge=0, description="Images drawn for practice after each round's update; 0: no practice.")
+    images: int = Field(
+        64, ge=2, le=LARGEST + 1, description="Images of a part of practice: they are drawn, judged and learnt from."
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Practice ends with the part in which this time is over; none: with the last draw. How far it gets "
+        "then depends on the machine, so that such a run is not reproduced to the bit.",
+    )
+
+
 class EvaluatorConfig(_Stage):
     """Who answers."""
 
@@ -386,6 +402,7 @@ class Config(_Stage):
     evaluator: EvaluatorConfig = Field(default_factory=EvaluatorConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)
+    practice: PracticeConfig = Field(default_factory=PracticeConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)
@@ -397,6 +414,13 @@ class Config(_Stage):
         for stage in (self.noise, self.selection, self.reward, self.update):
             if stage.own is not None:
                 stage.own.check(self)
+        if self.practice.draws and not self.update.learns:
+            raise ValueError("practice.draws: frozen weights learn nothing from practice; leave it at 0")
+        if self.practice.draws and not self.reward.choice.estimates:
+            able = ", ".join(repr(kind) for kind, choice in self.reward.kinds.items() if choice.estimates)
+            raise ValueError(
+                f"practice.draws: reward.kind {self.reward.kind!r} says nothing about unlabelled images; use {able}"
+            )
         if own := set(self.evaluation.drift_prompts) & set(self.task.prompts):
             raise ValueError(
                 f"evaluation.drift_prompts: {min(own)!r} is a training prompt; drift is measured on other prompts"

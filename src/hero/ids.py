@@ -21,6 +21,8 @@ __all__ = [
     "prompt_index_of",
     "prompts_in_turn",
     "round_of",
+    "round_of_turn",
+    "turn_of",
 ]
 
 ImageId = str
@@ -54,6 +56,17 @@ def round_of(image: ImageId) -> int:
 def index_of(image: ImageId) -> int:
     """The index in an id. Raises FeedbackError if `image` is not an id."""
     return _parsed(image)[1]
+
+
+def turn_of(round_: int, part: int = 0) -> int:
+    """A number for part `part` of a round: the round itself for the labelled images, 0, and one of its own for each
+    part of practice, from 1."""
+    return part * (LARGEST + 1) + round_
+
+
+def round_of_turn(turn: int) -> int:
+    """The round in a number from `turn_of`."""
+    return turn % (LARGEST + 1)
 
 
 def prompt_index_of(index: int, prompts: int) -> int:

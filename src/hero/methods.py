@@ -36,6 +36,29 @@ METHODS: dict[str, Method] = {
             "update": {"kind": "ppo"},
         },
     ),
+    "heron": Method(
+        "p(good) from the frozen denoiser's features as reward, negative-aware fine-tuning, practice between questions",
+        {
+            "noise": {"kind": "standard"},
+            "reward": {"kind": "head"},
+            "update": {
+                "kind": "nft",
+                "learning_rate": 3e-4,
+                "inner_epochs": 2,
+                "nft": {"optimality": "reward", "beta": 1.0},
+            },
+            "practice": {"draws": 192},
+            "sampling": {"images_per_round": 32},
+        },
+    ),
+    "nft": Method(
+        "the labels themselves as reward, fresh initial noise, negative-aware fine-tuning (baseline)",
+        {
+            "noise": {"kind": "standard"},
+            "reward": {"kind": "label"},
+            "update": {"kind": "nft", "nft": {"optimality": "reward"}},
+        },
+    ),
     "ddpo": Method(
         "the labels themselves as reward, fresh initial noise, PPO (baseline)",
         # With a tighter clip, a rare good image would count no more than one of many bad ones.

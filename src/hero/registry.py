@@ -27,6 +27,8 @@ __all__ = [
     "Choice",
     "FeedbackNoiseSettings",
     "ForwardSettings",
+    "HeadSettings",
+    "NFTSettings",
     "PPOSettings",
     "Registry",
     "ReplaySettings",
@@ -54,6 +56,7 @@ class Choice:
         settings: its table; None: it has none.
         needs_density: for updates: whether the sampler's steps must have a density, so cannot be deterministic.
         narrows: for selectors: whether fewer images are shown than are drawn.
+        estimates: for rewards: whether it also judges images that have no label.
     """
 
     summary: str
@@ -61,6 +64,7 @@ class Choice:
     settings: type[Settings] | None = None
     needs_density: bool = False
     narrows: bool = False
+    estimates: bool = False
 
     def load(self) -> Callable[..., Any]:
         """The implementation."""
@@ -88,6 +92,7 @@ class Registry(Mapping[str, Choice]):
         settings: type[Settings] | None = None,
         needs_density: bool = False,
         narrows: bool = False,
+        estimates: bool = False,
     ) -> None:
         """Registers `kind`; see `Choice`.
 
@@ -96,7 +101,7 @@ class Registry(Mapping[str, Choice]):
         """
         if settings is not None and not (isinstance(settings, type) and issubclass(settings, Settings)):
             raise ConfigError(f"{self.stage}.kind {kind!r}: its table must be a subclass of hero.registry.Settings")
-        choice = Choice(summary, implementation, settings, needs_density, narrows)
+        choice = Choice(summary, implementation, settings, needs_density, narrows, estimates)
         if self._choices.get(kind, choice) != choice:
             raise ConfigError(f"{self.stage}.kind {kind!r} exists already; choose another name")
         self._choices[kind] = choice
@@ -165,6 +170,27 @@ class SimilaritySettings(Settings):
     margin: float = Field(0.5, ge=0, description="Margin of the triplet loss (distances lie in [0, 1]).")
 
 
+class HeadSettings(Settings):
+    """Bayesian logistic regression on features of the frozen denoiser."""
+
+    prior: float = Field(
+        30.0, gt=0, description="λ: precision of the weights' Gaussian prior, on standardised features."
+    )
+    label_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the label in a labelled image's reward; the rest is its standing."
+    )
+    least_spread: float = Field(
+        1e-6,
+        gt=0,
+        le=1,
+        description="Least deviation of p(good) among a prompt's images by which their standing is measured: with more "
+        "of it, images that are all good have about the same reward, and training comes to rest.",
+    )
+    micro_batch: int = Field(
+        16, ge=1, description="Latents whose features are computed together. Halved when memory runs out."
+    )
+
+
 REWARDS = Registry(
     "reward",
     {
@@ -172,6 +198,13 @@ REWARDS = Registry(
             "how close an image lies to the best one in an embedding learnt from the labels",
             "hero.reward.similarity:Similarity",
             SimilaritySettings,
+            estimates=True,
+        ),
+        "head": Choice(
+            "p(good), from a head on the frozen denoiser's features and every label so far",
+            "hero.reward.head:Head",
+            HeadSettings,
+            estimates=True,
         ),
         "label": Choice("1 for good, 0 for bad", "hero.reward.given:LabelReward"),
         "score": Choice("the evaluator's own number", "hero.reward.given:ScoreReward"),
@@ -225,6 +258,19 @@ class ForwardSettings(Settings):
     )
 
 
+class NFTSettings(ForwardSettings):
+    """Negative-aware fine-tuning on the forward process."""
+
+    beta: float = Field(1.0, gt=0, description="β: strength of guidance; larger steps with a smaller one.")
+    pull: float = Field(0.0, ge=0, description="k: weight of the squared distance from the base model's predictions.")
+    optimality: Literal["advantage", "reward"] = Field(
+        "advantage",
+        description="r, how likely an image is one to draw more of: `advantage`, as published, "
+        "½ + ½·clip(A/scale, −1, 1); `reward`: the reward itself, for rewards in [0, 1].",
+    )
+    advantage_scale: float = Field(5.0, gt=0, description="Advantage at which r is 1, and minus which it is 0.")
+
+
 FROZEN = "none"
 """The kind that does not update."""
 
@@ -233,6 +279,11 @@ UPDATES = Registry(
     {
         "ppo": Choice(
             "clipped policy gradient over replayed timesteps", "hero.update.ppo:PPO", PPOSettings, needs_density=True
+        ),
+        "nft": Choice(
+            "towards likely good images and away from others, on the forward process",
+            "hero.update.nft:NFT",
+            NFTSettings,
         ),
         FROZEN: Choice("frozen weights", None),
     },

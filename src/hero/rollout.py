@@ -34,6 +34,7 @@ class MicroBatch:
         initial_noise: (M, C, h, w), z_T.
         seed, stage, round_: of the step noise.
         adapter: which of the policy's adapters draws; None: the one in use.
+        decoded: whether anybody will look at the images.
     """
 
     indices: range
@@ -43,11 +44,12 @@ class MicroBatch:
     stage: Stage
     round_: int
     adapter: Adapter | None = None
+    decoded: bool = True
 
 
 @dataclass(frozen=True)
 class RolloutChunk:
-    """One micro-batch: `indices` into the round, its trajectories, its images."""
+    """One micro-batch: `indices` into the round, its trajectories, and its images if they are decoded."""
 
     indices: range
     trajectory: Trajectory
@@ -70,7 +72,8 @@ def draw_micro_batch(policy: Policy, conditioning: Conditioning, batch: MicroBat
     rows = conditioning.rows(batch.prompt_index)
     with nullcontext() if batch.adapter is None else policy.using(batch.adapter):
         trajectory = _denoise(policy, rows, batch.prompt_index, batch.initial_noise, step_noise)
-    return RolloutChunk(batch.indices, trajectory, policy.decode(trajectory.final_latents))
+    images = policy.decode(trajectory.final_latents) if batch.decoded else []
+    return RolloutChunk(batch.indices, trajectory, images)
 
 
 def rollout(
@@ -84,6 +87,7 @@ def rollout(
     micro_batch: int,
     stage: Stage = Stage.STEP_NOISE,
     adapter: Adapter | None = None,
+    decoded: bool = True,
     workers: Workers | None = None,
 ) -> Iterator[RolloutChunk]:
     """Draws N images with the policy as it is now.
@@ -93,6 +97,7 @@ def rollout(
         prompt_index: (N,) int64 on the CPU, which prompt each image is drawn for.
         initial_noise: (N, C, h, w), z_T.
         adapter: which of the policy's adapters draws; None: the one in use, for a process alone.
+        decoded: False saves the decoding of latents that nobody will look at.
         micro_batch: images denoised together; halved for the remaining images when memory runs out.
         workers: the processes that run the task `draw`; None: this one.
 
@@ -115,6 +120,7 @@ def rollout(
                 stage,
                 round_,
                 adapter,
+                decoded,
             )
             for k in starts
         ]

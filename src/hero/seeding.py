@@ -29,6 +29,8 @@ class Stage(StrEnum):
     IMAGE_ORDER = "image-order"
     FORWARD_NOISE = "forward-noise"
     FORWARD_TIMES = "forward-times"
+    PRACTICE_NOISE = "practice-noise"
+    PRACTICE_STEP_NOISE = "practice-step-noise"
     FEATURE_NOISE = "feature-noise"
     SELECTION = "selection"
     ORACLE_FLIP = "oracle-flip"

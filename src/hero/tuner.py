@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +25,7 @@ from hero.evaluators import Evaluator, LiveEvaluator, ask, evaluator_name
 from hero.feedback.store import LabelStore
 from hero.ids import ImageId, image_id, prompt_index_of, prompts_in_turn
 from hero.policies import Policy, load_policy
+from hero.practice import Practised, parts_of, practise
 from hero.progress import OnStep, ignore
 from hero.reward.advantages import foresight, judge_round
 from hero.rollout import RolloutChunk, concatenate, rollout
@@ -30,7 +33,7 @@ from hero.run import RunDirectory
 from hero.run.metrics import round_stats
 from hero.run.state import Asked, Learner, labelled_round
 from hero.run.trackers import check_trackers
-from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats
+from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, UpdateStats
 
 __all__ = ["Tuner"]
 
@@ -228,11 +231,20 @@ class Tuner:
         judged = judge_round(labelled, asked.trajectory, reward.rewards(labelled), self.config.reward)
 
         # 3. Update of the LoRA; a reward that was never fitted is not worth following.
-        stats = None
+        practice_began = time.monotonic()
+        stats, practised = None, Practised()
         if update is not None and reward.ready:
-            stats = update.step(judged, learner.conditioning, round_, learner.workers, self.on_step)
+            earlier = learner.load_part(round_)
+            if earlier is None:
+                stats = update.step(judged, learner.conditioning, round_, learner.workers, self.on_step)
+            else:  # it was interrupted after that
+                stats, practised = _from_part(earlier)
 
-        # 4. Where the next round starts from.
+            # 4. Practice: images that nobody is asked about, judged by the reward alone.
+            practice_began = time.monotonic()
+            practised = self._practise(stats, practised)
+
+        # 5. Where the next round starts from.
         memory.update_good(labelled, replay_rounds=reward.replay_rounds)
         learner.noise.refit(memory)
 
@@ -245,11 +257,35 @@ class Tuner:
             judged,
             figures,
             stats,
+            practised,
             reward.note(labelled),
             seconds_sampling=asked.seconds,
             seconds_waiting=seconds_waiting,
-            seconds_updating=time.monotonic() - started,
+            seconds_updating=practice_began - started,
         )
+
+    def _practise(self, stats: UpdateStats | None, practised: Practised) -> Practised:
+        """The parts of practice that `practised` lacks; each is on disk before the next begins."""
+        learner, round_, config = self.learner, self.round, self.config.practice
+        for part, images in islice(enumerate(parts_of(config), 1), practised.parts, None):
+            if config.seconds is not None and practised.seconds >= config.seconds:
+                break
+            learner.save_part(round_, {"stats": stats and asdict(stats), "practised": practised.to_dict()})
+            before, began = practised, time.monotonic()
+            self.on_step("practice", before.draws, config.draws)
+
+            def drawn(count: int, _: int, earlier: int = before.draws) -> None:
+                self.on_step("practice", earlier + count, config.draws)
+
+            steps, score = practise(learner, round_, part, images, drawn)
+            practised = Practised(
+                part,
+                before.draws + images,
+                before.steps + steps,
+                before.seconds + time.monotonic() - began,
+                score,
+            )
+        return practised
 
     # ------------------------------------------------------------------ below: what the steps above rest on
 
@@ -380,6 +416,12 @@ class Tuner:
     def save_lora(self, folder: str | Path) -> Path:
         """Writes the LoRA as pytorch_lora_weights.safetensors into `folder`; returns the file."""
         return self.policy.save_lora(Path(folder))
+
+
+def _from_part(state: Mapping[str, Any]) -> tuple[UpdateStats | None, Practised]:
+    """What a round had learnt when it was interrupted."""
+    stats = state["stats"]
+    return (UpdateStats(**stats) if stats else None), Practised.from_dict(state["practised"])
 
 
 def _both(show: OnChunk, also: OnChunk | None) -> OnChunk:

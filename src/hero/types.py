@@ -461,12 +461,15 @@ class RoundStats:
     seconds_waiting: float
     seconds_updating: float
     seconds_judging: float = 0.0
+    draws: int = 0
+    seconds_practising: float = 0.0
 
     WALL_CLOCK: ClassVar[tuple[str, ...]] = (
         "seconds_sampling",
         "seconds_waiting",
         "seconds_updating",
         "seconds_judging",
+        "seconds_practising",
     )
 
     def to_dict(self) -> dict[str, Any]:

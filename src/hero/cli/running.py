@@ -110,6 +110,11 @@ def train_to_end(
             if not tuner.done:
                 advance(stats.round * per_round, f"{where()} drawing")
 
+        def on_step(what: str, done: int, total: int) -> None:
+            if what == "practice":
+                update((tuner.round - 1) * per_round + drawn, f"{where()} practising {done}/{total}")
+
+        tuner.on_step = on_step
         with tuner:
             if isinstance(evaluator, People):
                 done = train_with_people(tuner, evaluator, on_chunk=on_chunk, on_round=on_round)

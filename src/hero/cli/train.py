@@ -23,9 +23,7 @@ __all__ = ["train"]
 
 
 def train(
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A built-in task, see `hero tasks`; default: hand.")
-    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="A built-in task. default: hand.")] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="A prompt of your own instead of a task. Repeatable."),
@@ -40,7 +38,7 @@ def train(
     revision: Revision = None,
     variant: Variant = None,
     token: Token = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="hero (the default), ddpo or noise-only.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="hero (the default) or another.")] = None,
     preset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="tinyworld, stable-diffusion, sdxl, sd3 or flux; default: by model."),

@@ -70,6 +70,11 @@ class Reward(Protocol):
         """Its estimate for images that nobody has judged: `final_latents` (N, C, h, w), `prompt_index` (N,)."""
         return Score(torch.full((len(final_latents),), float("nan")))
 
+    def practice(self, unlabelled: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
+        """For images of practice, which have no labels: its estimates and the rewards to learn from, both (N,) fp32."""
+        mean = self.score(unlabelled.final_latents, unlabelled.prompt_index).mean
+        return mean, mean
+
     def note(self, labelled: Labelled) -> str:
         """Why this round taught less than a full one; "" otherwise."""
         return ""

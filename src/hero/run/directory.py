@@ -56,8 +56,9 @@ _BEFORE_CONFIG = {".lock", ".config.toml.partial"}
 _KEEP = 4
 """Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
 
-CheckpointKind = Literal["asked", "told"]
-"""`asked`: a batch that was shown; `told`: everything learnt up to and including a round (0: nothing yet)."""
+CheckpointKind = Literal["asked", "part", "told"]
+"""`asked`: a batch that was shown; `part`: what a round that is not finished has learnt so far; `told`: everything
+learnt up to and including a round (0: nothing yet)."""
 
 Tensors = Mapping[str, Mapping[str, "torch.Tensor"]]
 
@@ -223,7 +224,8 @@ class RunDirectory:
             raise RunError(f"cannot read {path}: {error}") from None
 
     def save_checkpoint(self, round_: int, kind: CheckpointKind, state: Mapping[str, Any], tensors: Tensors) -> None:
-        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints.
+        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints, and parts of
+        rounds that are finished.
 
         Raises:
             RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
@@ -247,7 +249,9 @@ class RunDirectory:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(beside, folder / name)
             _flush(folder)
-        for old in self._checkpoint_folders()[:-_KEEP]:
+        parts = [f for f in self._checkpoint_folders() if f.name.endswith("-part")]
+        whole = [f for f in self._checkpoint_folders() if f not in parts]
+        for old in [*whole[:-_KEEP], *(part for part in parts if kind != "part" or part.name != name)]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _checkpoint_folders(self) -> list[Path]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from hero.config import Config
+from hero.practice import Practised
 from hero.tasks import judge_for
 from hero.types import Feedback, ImageBatch, ImageId, Judged, RoundStats, UpdateStats
 
@@ -21,6 +22,7 @@ def round_stats(
     judged: Judged,
     figures: Mapping[str, float],
     update: UpdateStats | None,
+    practised: Practised,
     note: str,
     *,
     seconds_sampling: float,
@@ -35,6 +37,7 @@ def round_stats(
         earlier: the rounds before.
         best: ids of the best images so far.
         figures: those of the reward.
+        practised: practice after that update.
         note: that of the reward.
     """
     known = judged.rewards[~judged.rewards.isnan()]
@@ -53,13 +56,15 @@ def round_stats(
         steps=update.steps if update else 0,
         loss=update.loss if update else None,
         grad_norm=update.grad_norm if update else None,
-        figures={**figures, **(update.figures if update else {})},
+        figures={**figures, **(update.figures if update else {}), **practised.figures},
         success_shown=sum(success) / len(success) if success else None,
         note=_note(config, judged, note, update),
         seconds_sampling=seconds_sampling,
         seconds_waiting=seconds_waiting,
         seconds_updating=seconds_updating,
         seconds_judging=time.monotonic() - started,
+        draws=config.drawn - len(batch) + practised.draws,
+        seconds_practising=practised.seconds,
     )
 
 

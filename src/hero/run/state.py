@@ -114,6 +114,28 @@ class Learner:
         }
         self.directory.save_checkpoint(len(self.history), "told", state, tensors)
 
+    def save_part(self, round_: int, state: Mapping[str, Any]) -> None:
+        """Writes what the update has learnt so far in a round that is not finished, with JSON-ready `state`.
+
+        Raises:
+            RunError: it cannot be written; earlier checkpoints are intact.
+        """
+        assert self.update is not None
+        tensors = {"lora": self.policy.state_dict(), "update": self.update.state_dict()}
+        self.directory.save_checkpoint(round_, "part", {**state, "learns_with": _learns_with(self.config)}, tensors)
+
+    def load_part(self, round_: int) -> dict[str, Any] | None:
+        """Takes over what `save_part` wrote for this round; returns its state, None where there is none.
+
+        It is ignored if the settings that it was learnt with have changed since.
+        """
+        stored = self.directory.load_checkpoint("part", round_)
+        if stored is None or self.update is None or stored.state["learns_with"] != _learns_with(self.config):
+            return None
+        self.policy.load_state_dict(stored.tensors["lora"])
+        self.update.load_state_dict(stored.tensors["update"])
+        return stored.state
+
     def load(self) -> bool:
         """Loads the newest checkpoint; returns False if there is none.
 
@@ -269,6 +291,11 @@ def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, Ima
 def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
     """`stored` as `_drawn_with` would write it now; version 0.1 had other names and no selection."""
     return {"selection": SelectionConfig().model_dump(mode="json"), **upgraded(stored)}
+
+
+def _learns_with(config: Config) -> dict[str, Any]:
+    """The settings that a round's learning depends on."""
+    return {**_drawn_with(config), **config.model_dump(mode="json", include={"reward", "update", "practice"})}
 
 
 def _drawn_with(config: Config) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class ForwardUpdate(Update):
 
     FIGURES: ClassVar[Mapping[str, str]] = {}
 
-    references: ClassVar[tuple[Literal["old", "base"], ...]] = ()
+    references: tuple[Literal["old", "base"], ...] = ()
     """Models that predict besides the trained one: `old`, which drew the images, and `base`, without a LoRA."""
 
     def __init__(self, policy: Policy, config: UpdateConfig, *, seed: int) -> None:
@@ -83,6 +83,7 @@ class ForwardUpdate(Update):
         self.gradients = GradientSteps(policy, config)
         if "old" in self.references:
             policy.add_adapter("old")
+            policy.blend("old", towards="current", decay=0.0)  # a policy may have learnt with another update before
 
     def images(self, judged: Judged) -> Sequence[int]:
         """The images to learn from; none: there is nothing to learn. By default all that have a reward."""

@@ -17,6 +17,7 @@ from hero.batching import batched, halved
 from hero.config import UpdateConfig
 from hero.distributed import Workers
 from hero.errors import TrainingError
+from hero.ids import round_of_turn
 from hero.policies import Policy
 from hero.progress import OnStep
 from hero.seeding import Stage, generator
@@ -118,8 +119,8 @@ class GradientSteps:
         for result in workers.map("gradient", items):
             if not math.isfinite(result.share):
                 raise TrainingError(
-                    f"round {round_}: the loss is {result.share}; lower update.learning_rate or use model.dtype "
-                    "float32; the checkpoint of the previous round is intact"
+                    f"round {round_of_turn(round_)}: the loss is {result.share}; lower update.learning_rate or use "
+                    "model.dtype float32; the checkpoint of the previous round is intact"
                 )
             for parameter, gradient in zip(self.policy.parameters(), result.gradients, strict=True):
                 if gradient is not None:
@@ -130,7 +131,7 @@ class GradientSteps:
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError(
-                f"round {round_}: the gradient is not finite; lower update.learning_rate; "
+                f"round {round_of_turn(round_)}: the gradient is not finite; lower update.learning_rate; "
                 "the checkpoint of the previous round is intact"
             )
         self.optimizer.step()

@@ -9,6 +9,7 @@ const STEPS = {
   representation: "Learning what good looks like",
   reward: "Rating the images",
   update: "Improving the model",
+  practice: "Practising on images that nobody has to look at",
   noise: "Finding better starting points",
   preview: "Drawing previews",
   evaluation: "Measuring what was learnt",

@@ -1,0 +1,192 @@
+"""The logistic fit against direct solutions, and the head on the tiny model's features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from scipy.special import expit
+
+from hero.config import RewardConfig
+from hero.distributed import Alone
+from hero.memory import Memory
+from hero.policies import Policy
+from hero.reward import RewardContext, make_reward
+from hero.reward.head import Head
+from hero.reward.logistic import fit_logistic
+from hero.types import Feedback, Labelled, image_id
+
+N, D, PRIOR = 12, 40, 3.0
+
+
+@pytest.fixture(scope="module")
+def examples() -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    good = np.arange(N) % 3 == 0
+    return rng.normal(size=(N, D)) * rng.uniform(0.1, 5, D) + good[:, None] * 0.5, good
+
+
+def direct(features: Any, good: Any) -> tuple[Any, Any]:
+    """MAP weights (D + 1,) and the posterior's covariance, solved in all D + 1 dimensions."""
+    phi = (features - features.mean(0)) / features.std(0)
+    rows = np.concatenate([phi, np.ones((N, 1))], axis=1)
+    weigh = np.where(good, N / (2 * good.sum()), N / (2 * (~good).sum()))
+    precision = np.append(np.full(D, PRIOR), 1e-6)
+    sign = np.where(good, 1.0, -1.0)
+
+    def objective(w: Any) -> Any:
+        return weigh @ np.logaddexp(0, -sign * (rows @ w)) + 0.5 * (precision * w) @ w
+
+    w = scipy.optimize.minimize(objective, np.zeros(D + 1), method="BFGS", options={"gtol": 1e-7}).x
+    p = expit(rows @ w)
+    return w, np.linalg.inv((rows.T * (weigh * p * (1 - p))) @ rows + np.diag(precision))
+
+
+def test_the_fit_is_that_of_a_direct_solution(examples: tuple[Any, Any]) -> None:
+    features, good = examples
+    fitted = fit_logistic(features, good, PRIOR)
+    w, covariance = direct(features, good)
+    new = np.random.default_rng(1).normal(size=(5, D)) * 3
+    rows = np.concatenate([(new - features.mean(0)) / features.std(0), np.ones((5, 1))], axis=1)
+    mean, deviation = fitted.logit(new)
+    assert mean == pytest.approx(rows @ w, abs=2e-3)
+    assert deviation == pytest.approx(np.sqrt(((rows @ covariance) * rows).sum(1)), rel=2e-3)
+
+
+def test_far_from_the_examples_it_does_not_know(examples: tuple[Any, Any]) -> None:
+    fitted = fit_logistic(*examples, PRIOR)
+    near, far = examples[0][:1], examples[0][:1] + 1000 * fitted.scale * _beside(fitted.basis)
+    (p_near, p_far), (_, deviation) = fitted.probability(np.concatenate([near, far]))[0], fitted.logit(far)[1:] * 2
+    assert abs(p_far - 0.5) < 0.01 < abs(p_near - 0.5)
+    assert deviation > 100
+
+
+def _beside(basis: Any) -> Any:
+    """A direction of length 1 that no example has a part in."""
+    direction = np.random.default_rng(2).normal(size=basis.shape[1])
+    direction -= basis.T @ (basis @ direction)
+    return direction / np.linalg.norm(direction)
+
+
+def test_each_kind_weighs_as_much_as_the_other() -> None:
+    """One good image among nine bad ones at the same distance: the boundary lies in the middle."""
+    features = np.array([[1.0]] + [[-1.0]] * 9)
+    p, _ = fit_logistic(features, np.array([True] + [False] * 9), 1.0).logit(np.array([[0.0]]))
+    assert p == pytest.approx([0.0], abs=1e-3)
+
+
+def test_one_kind_alone_cannot_be_fitted() -> None:
+    with pytest.raises(ValueError, match="both kinds"):
+        fit_logistic(np.zeros((3, 2)), np.ones(3, dtype=bool), 1.0)
+
+
+# ---------------------------------------------------------------------------------------------- the head
+
+
+def head(policy: Policy, prompts: int = 1, **settings: Any) -> Head:
+    conditioning = policy.encode(["1 hand", "blue rose"][:prompts])
+    context = RewardContext(policy, conditioning, Memory(), 0, Alone())
+    from functools import partial
+
+    from hero.features import extract
+
+    context.workers.prepare({"features": partial(extract, policy, conditioning)}, [])
+    made = make_reward(RewardConfig.model_validate({"kind": "head", "head": settings}), context)
+    assert isinstance(made, Head)
+    return made
+
+
+def round_of_images(policy: Policy, verdicts: str, round_: int = 1, prompts: int = 1) -> Labelled:
+    """g: good, b: bad, ?: unlabelled. Good latents lie around +½, the others around −½."""
+    n = len(verdicts)
+    ids = tuple(image_id(round_, i) for i in range(n))
+    latents = torch.randn(n, *policy.latent_shape, generator=torch.Generator().manual_seed(round_))
+    latents += torch.tensor([0.5 if v == "g" else -0.5 for v in verdicts])[:, None, None, None]
+    said = {i: "good" if v == "g" else "bad" for i, v in zip(ids, verdicts, strict=True) if v != "?"}
+    return Labelled(round_, ids, torch.arange(n) % prompts, latents, Feedback(said))
+
+
+def test_it_foresees_labels_that_it_has_not_seen(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    made = head(policy)
+    assert not made.ready
+    assert made.score(torch.zeros(2, *policy.latent_shape), torch.zeros(2, dtype=torch.int64)).mean.isnan().all()
+    assert made.fit(round_of_images(policy, "gbgbgbgb")) == {}
+    figures = made.fit(round_of_images(policy, "bbgg", 2))
+    assert figures["brier"] < 0.2
+    assert len(made.good) == 12
+
+
+def test_rewards_are_half_label_half_standing(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    made, labelled = head(policy), round_of_images(policy, "gbgb??")
+    made.fit(labelled)
+    estimates, standing = made.practice(labelled)
+    rewards = made.rewards(labelled)
+    labels = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    torch.testing.assert_close(rewards[:4], 0.5 * labels + 0.5 * standing[:4])
+    torch.testing.assert_close(rewards[4:], standing[4:])  # nobody was asked, but it learns from them, too
+    z = (estimates - estimates.mean()) / estimates.std(correction=0)
+    torch.testing.assert_close(standing, z.clamp(-1, 1) / 2 + 0.5)
+    assert rewards.min() >= 0
+    assert rewards.max() <= 1
+
+
+def test_images_that_are_all_about_as_good_get_about_the_same_reward(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    labelled = round_of_images(policy, "gbgb??")
+    spreads = []
+    for least in (1e-6, 1.0):
+        made = head(policy, least_spread=least)
+        made.fit(labelled)
+        spreads.append(float(made.practice(labelled)[1].std()))
+    assert spreads[1] < 0.5 * spreads[0]
+
+
+def test_prompts_are_compared_apart(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    made, labelled = head(policy, prompts=2), round_of_images(policy, "gbbggbbg", prompts=2)
+    made.fit(labelled)
+    _, standing = made.practice(labelled)
+    for rows in labelled.rows_by_prompt.values():
+        assert float(standing[rows].mean()) == pytest.approx(0.5, abs=0.2)
+
+
+def test_without_both_kinds_it_says_why_nothing_is_learnt(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    made = head(policy)
+    labelled = round_of_images(policy, "bbb?")
+    made.fit(labelled)
+    assert not made.ready
+    assert made.rewards(labelled).isnan().all()
+    assert "no good image yet" in made.note(labelled)
+    made.fit(round_of_images(policy, "???g", 2))  # counts from all rounds together
+    assert made.ready
+    assert made.note(labelled) == ""
+
+
+def test_a_round_without_any_label_changes_nothing(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    made = head(policy)
+    made.fit(round_of_images(policy, "gb"))
+    before = made.state_dict()
+    assert made.fit(round_of_images(policy, "???", 2)) == {}
+    assert all(torch.equal(before[k], v) for k, v in made.state_dict().items())
+
+
+def test_its_state_is_its_labels(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    made, other = head(policy), head(policy)
+    assert made.state_dict() == {}
+    labelled = round_of_images(policy, "gbgb")
+    made.fit(labelled)
+    other.load_state_dict(made.state_dict())
+    new = round_of_images(policy, "????", 3)
+    for left, right in zip(made.practice(new), other.practice(new), strict=True):
+        assert torch.equal(left, right)
+    with pytest.raises(ValueError, match=r"learnt from 7 features, the model has \d+"):
+        other.load_state_dict({"features": torch.zeros(2, 7), "good": torch.tensor([True, False])})
