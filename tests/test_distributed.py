@@ -316,6 +316,23 @@ def test_two_processes_give_what_one_gives_also_when_a_person_takes_longer_than_
     assert learnt(tmp_path / "run") == learnt(one)
 
 
+def test_two_processes_practise_as_one_does(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny_config(
+        method="heron",
+        rounds=2,
+        sampling={"images_per_round": 6, "micro_batch": 2, "num_steps": 3},
+        practice={"draws": 5, "images": 3},
+        reward={"head": {"micro_batch": 2}},
+        update={"images_per_step": 3, "micro_batch": 2, "inner_epochs": 1, "nft": {"levels_per_image": 1, "pull": 0.1}},
+        evaluator={"name": "patient:evaluate"},
+    )
+    done = train(config, tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    one = alone(config, tmp_path / "one")
+    assert learnt(tmp_path / "run") == learnt(one)
+    assert [line["draws"] for line in learnt(one)["metrics"]] == [5, 5]
+
+
 SHARDED = """
 import json, os, sys
 from pathlib import Path

@@ -188,6 +188,31 @@ def test_a_run_changes_the_lora_and_nothing_else(
                 assert_base_weights_equal(getattr(tuner.policy.pipeline, part), theirs)
 
 
+@everything
+def test_a_run_of_heron_changes_the_lora_and_nothing_else(
+    name: str, miniature: Callable[[str], Path], tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(
+        path=miniature(name),
+        method="heron",
+        rounds=2,
+        sampling={"num_steps": 3, **GUIDED},
+        practice={"draws": 4, "images": 4},
+        update={"inner_epochs": 1, "nft": {"levels_per_image": 1, "pull": 0.01}},
+    )
+    with Tuner(config, tmp_path / "run") as tuner:
+        before = tuner.policy.state_dict()
+        tuner.run(likes_the_first)
+        after = tuner.policy.state_dict()
+        assert [stats.round for stats in tuner.history if stats.figures["practice_steps"] == 2] == [1, 2]
+        assert "auc" in tuner.history[1].figures
+        assert any(not torch.equal(before[key], after[key]) for key in before)
+        untouched = DiffusionPipeline.from_pretrained(miniature(name))
+        for part, theirs in untouched.components.items():
+            if isinstance(theirs, torch.nn.Module):
+                assert_base_weights_equal(getattr(tuner.policy.pipeline, part), theirs)
+
+
 def assert_base_weights_equal(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
     """Bit for bit; PEFT moves a wrapped layer's own weights under `base_layer`."""
     weights = {k.replace(".base_layer", ""): v for k, v in ours.state_dict().items() if ".lora_" not in k}
