@@ -358,6 +358,32 @@ def test_suggestions_come_from_the_second_round_on(uninterrupted: Path) -> None:
             assert suggestion["verdict"] == ("good" if suggestion["score"] >= 0.5 else "bad")
 
 
+def test_people_see_heron_practise_and_what_it_thinks_of_new_images(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(
+        method="heron",
+        rounds=2,
+        sampling={"num_steps": 3, "images_per_round": 6, "micro_batch": 3},
+        practice={"draws": 8, "images": 4},
+        update={"inner_epochs": 1, "nft": {"levels_per_image": 1}},
+        evaluator={"name": "web", "linger": 0, "previews": 0},
+    )
+    finish(tmp_path / "web", config)
+    with Tuner(config, tmp_path / "python") as tuner:
+        tuner.run(by_brightness)
+    first, second = (
+        (tmp_path / run / "lora" / "pytorch_lora_weights.safetensors").read_bytes() for run in ("web", "python")
+    )
+    assert first == second
+    told = [body for _, body in events(tmp_path / "web", "phase")]
+    practising = [(body["done"], body["total"]) for body in told if body["step"] == "practice"]
+    assert practising[0] == (0, 8)
+    suggested = events(tmp_path / "web", "suggestions")
+    assert {round_ for round_, _ in suggested} == {2}
+    assert {image for _, body in suggested for image in body["images"]} == {f"r0002-i000{i}" for i in range(6)}
+
+
 def test_a_calibration_gives_back_the_probabilities_that_made_the_labels() -> None:
     source = np.random.default_rng(0)
     rewards = source.normal(0.8, 0.05, size=4000)

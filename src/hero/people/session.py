@@ -79,6 +79,7 @@ class _Attended:
         self._channel = people.channel
         self._suggest = Suggester(tuner.learner, tuner.store)
         self._previewed: set[int] = set()
+        self._unsuggested: list[ImageChunk] = []
 
     def open(self) -> None:
         """Tells the pages what the run is, and what it has learnt before if they do not have that yet."""
@@ -96,17 +97,26 @@ class _Attended:
                 self._channel.publish("learned", stats.round, {"stats": stats.to_dict()})
 
     def begin(self, start: RoundStart) -> None:
+        self._unsuggested.clear()
         self._people.begin(start)
 
     def show(self, chunk: ImageChunk) -> None:
         self._people.show(chunk)
-        if chunk.final_latents is not None:
-            suggested = self._suggest(chunk.round, chunk.ids, chunk.final_latents, chunk.prompts)
-            if suggested:
-                self._channel.publish("suggestions", chunk.round, {"images": suggested})
+        self._unsuggested.append(chunk)
+        if self._tuner.learner.workers.size == 1:  # else the processes are drawing, and cannot judge images as well
+            self._suggest_for_shown()
+
+    def _suggest_for_shown(self) -> None:
+        for chunk in self._unsuggested:
+            if chunk.final_latents is not None:
+                suggested = self._suggest(chunk.round, chunk.ids, chunk.final_latents, chunk.prompts)
+                if suggested:
+                    self._channel.publish("suggestions", chunk.round, {"images": suggested})
+        self._unsuggested.clear()
 
     def collect(self) -> Answer:
         self._people.say("waiting")
+        self._suggest_for_shown()
         self._preview()  # the first one, or one that a kill prevented: people are busy now, the machine is not
         return self._people.collect()
 
