@@ -80,6 +80,7 @@ def _label_axis(axes: Any, labels: Sequence[int]) -> None:
     smallest = min(labels)
     axes.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.8)
     axes.set_xticks([0, *labels], [str(n) for n in (0, *labels)])
+    axes.set_xlim(-0.15 * smallest, 1.15 * max(labels))
     axes.xaxis.set_minor_locator(_no_ticks())
     axes.set_xlabel("labels", fontsize=9, color=_INK)
 
@@ -171,7 +172,7 @@ def _cross(axes: Any, point: CurvePoint, colour: str, mark: str) -> None:
 
 def _labels_to_x(findings: Findings) -> Any:
     """A row per series, a panel per task; hollow, at the last point: a run that did not reach X."""
-    figure, panels = _panels(findings, 3.2, 0.9 + 0.32 * len(findings.series))
+    figure, panels = _panels(findings, 3.2, 0.9 + 0.45 * len(findings.series))
     styles = _styles(findings)
     rows = {series: row for row, series in enumerate(reversed(findings.series))}
     for axes, task in zip(panels, findings.tasks, strict=True):
@@ -179,14 +180,15 @@ def _labels_to_x(findings: Findings) -> Any:
         for curve in curves:
             colour, mark = styles[curve.series]
             for k, labels in enumerate(curve.labels_to):
-                spread = 0.4 * ((k + 0.5) / len(curve.labels_to) - 0.5)
+                spread = 0.6 * ((k + 0.5) / len(curve.labels_to) - 0.5)
                 axes.plot(
                     [curve.last.labels if labels is None else labels],
                     [rows[curve.series] + spread],
                     marker=">" if labels is None else mark,
                     color=colour,
                     fillstyle="none" if labels is None else "full",
-                    markersize=5,
+                    markersize=4,
+                    alpha=0.8,
                 )
         axes.set_title(task, fontsize=10)
         axes.set_yticks(list(rows.values()), list(rows), fontsize=8)

@@ -135,7 +135,10 @@ def stratified_bootstrap(
 
 
 def interquartile_mean(strata: Sequence[Sequence[float]]) -> tuple[float, Interval | None]:
-    """The mean of the middle half of all values, with its interval; strata are tasks, values one a seed."""
+    """The mean of the middle half of all values, with its interval; strata are tasks, values one a seed.
+
+    It speaks for other seeds on these held-out noises.
+    """
 
     def statistic(*samples: Any, axis: int = -1) -> Any:
         return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
