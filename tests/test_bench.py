@@ -14,7 +14,7 @@ from PIL import Image
 from hero.bench.base import contact_sheet
 from hero.bench.eye import compare, join, split
 from hero.bench.pictures import before_after
-from hero.bench.success import cluster_interval, run_success, success_table, summarise, write_results
+from hero.bench.success import run_success, success_table, summarise, write_results
 from hero.bench.transfer import measure_transfer, write_transfer
 from hero.config import validate
 from hero.errors import RunError
@@ -35,27 +35,6 @@ def evaluation(base: list[bool], fresh: list[bool], refined: list[bool] | None, 
     } | changes
 
 
-def test_interval_of_constant_values_is_a_point() -> None:
-    assert cluster_interval(np.ones((3, 20)), draws=50) == (1.0, 1.0)
-
-
-def test_interval_covers_the_mean_and_narrows_with_images() -> None:
-    rng = np.random.default_rng(1)
-    few, many = (rng.random((3, n)) < 0.4 for n in (40, 4000))
-    low, high = cluster_interval(few.astype(float))
-    assert low < few.mean() < high
-    narrow = cluster_interval(many.astype(float))
-    assert narrow[1] - narrow[0] < (high - low) / 2
-
-
-def test_interval_sees_that_seeds_differ() -> None:
-    """Seeds that disagree widen the interval, as resampling images alone would not."""
-    agreeing = np.tile(np.arange(400) % 2, (3, 1)).astype(float)
-    disagreeing = np.stack([np.zeros(400), np.arange(400) % 2, np.ones(400)])
-    widths = [high - low for low, high in map(cluster_interval, (agreeing, disagreeing))]
-    assert widths[1] > 3 * widths[0]
-
-
 def test_summary_is_worked_by_hand() -> None:
     runs = [
         evaluation([True, False, False, False], [True, True, False, False], [True, True, True, True]),
@@ -69,7 +48,9 @@ def test_summary_is_worked_by_hand() -> None:
     assert cell.gain == pytest.approx(0.375)
     assert cell.gain_interval[0] <= cell.gain <= cell.gain_interval[1]
     assert cell.diversity_fresh == pytest.approx(0.8)
-    assert cell.diversity_refined is None
+    assert cell.diversity_fresh_interval == pytest.approx((0.8, 0.8))
+    assert (cell.diversity_refined, cell.diversity_refined_interval) == (None, None)
+    assert cell.drift_interval == pytest.approx((0.1, 0.1))
 
 
 def test_a_method_without_refined_noise_has_no_refined_figure() -> None:

@@ -138,6 +138,17 @@ def test_strict_rejects_more_and_lenient_forgives_more() -> None:
     assert set(strict.good) < set(usual.good) < set(lenient.good)
 
 
+def test_two_who_disagree_share_a_round() -> None:
+    batch = batch_of([60, 110, 130, 200] * 30)
+    strict, lenient = (oracle(strictness=value)(batch).verdicts for value in (0.7, -0.6))
+    both = oracle(strictness=0.7, second_strictness=-0.6)(batch).verdicts
+    by_first = [i for i in batch.ids if strict[i] != lenient[i] and both[i] == strict[i]]
+    by_second = [i for i in batch.ids if strict[i] != lenient[i] and both[i] == lenient[i]]
+    assert len(by_first) + len(by_second) == sum(strict[i] != lenient[i] for i in batch.ids) > 20
+    assert 0.3 < len(by_first) / (len(by_first) + len(by_second)) < 0.7
+    assert all(both[i] == strict[i] for i in batch.ids if strict[i] == lenient[i])
+
+
 def test_the_best_is_marked_good_even_if_by_mistake() -> None:
     batch = batch_of(MANY[:50])
     feedback = oracle(seed=1, label_noise=0.5)(batch)

@@ -321,6 +321,13 @@ class EvaluatorConfig(_Stage):
         description="Oracle: > 0 also rejects successes whose quality is below this value; < 0 accepts failures "
         "whose quality is at least 1 − |this value|.",
     )
+    second_strictness: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Oracle: strictness of a second person who judges each image instead of the first with a chance of "
+        "one half, so that two who disagree share a round; none: there is one.",
+    )
     fatigue: float = Field(
         0.0, ge=0, le=1, description="Oracle: extra share of flipped verdicts, growing to this value over the run."
     )

@@ -35,6 +35,7 @@ class Stage(StrEnum):
     SELECTION = "selection"
     ORACLE_FLIP = "oracle-flip"
     ORACLE_BEST = "oracle-best"
+    ORACLE_PERSON = "oracle-person"
     PREVIEW_NOISE = "preview-noise"
     PREVIEW_STEP_NOISE = "preview-step-noise"
     EVALUATION_NOISE = "evaluation-noise"

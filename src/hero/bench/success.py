@@ -7,22 +7,18 @@ and from refined noise are never mixed.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from hero.bench.intervals import difference_interval, seeds_interval, share_interval
 from hero.bench.machine import about_this
+from hero.bench.processes import Say, shared_out
 from hero.config import Config
-from hero.console import quiet_libraries
 from hero.errors import RunError
 from hero.evaluation import wilson_interval
 from hero.evaluation.stored import stored_evaluation
@@ -32,7 +28,7 @@ from hero.run.finished import FinishedRun
 from hero.trained import TrainedRun
 from hero.tuner import Tuner
 
-__all__ = ["Cell", "cluster_interval", "run_success", "success_table", "summarise"]
+__all__ = ["Cell", "run_success", "success_table", "summarise"]
 
 Verdicts = npt.NDArray[np.bool_]
 
@@ -41,9 +37,8 @@ Verdicts = npt.NDArray[np.bool_]
 class Cell:
     """One task × method, over its seeds.
 
-    Success is the mean over seeds; intervals are 95 %: Wilson's for the base, which is one set of images, and for
-    the tuned model a bootstrap over seeds and held-out noises (`cluster_interval`). `gain` is tuned from fresh
-    noise minus base, on the same noises.
+    Figures are means over seeds, with the 95 % intervals of `hero.bench.intervals`; the base is one set of images.
+    `gain` is tuned from fresh noise minus base, on the same noises.
     """
 
     task: str
@@ -60,26 +55,12 @@ class Cell:
     gain: float
     gain_interval: tuple[float, float]
     diversity_fresh: float | None
+    diversity_fresh_interval: tuple[float, float] | None
     diversity_refined: float | None
+    diversity_refined_interval: tuple[float, float] | None
     drift: float | None
+    drift_interval: tuple[float, float] | None
     seconds: float
-
-
-def cluster_interval(
-    values: npt.NDArray[np.float64], *, draws: int = 4000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (seeds, images), resampling both axes.
-
-    All seeds are measured on the same noises, so images are resampled jointly for all seeds.
-    """
-    rng = np.random.default_rng(0)
-    seeds, images = values.shape
-    means = np.empty(draws)
-    for k in range(draws):
-        rows = values[rng.integers(seeds, size=seeds)]
-        means[k] = rows[:, rng.integers(images, size=images)].mean()
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def run_success(
@@ -108,7 +89,7 @@ def run_success(
     tasks, methods, seeds = list(dict.fromkeys(tasks)), list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
     runs = [_Run(task, method, seed, out, images, settings) for task in tasks for seed in seeds for method in methods]
     results: dict[_Run, dict[str, Any]] = {}
-    for run, result in _measured(runs, jobs):
+    for run, result in shared_out(runs, jobs, report):
         results[run] = result
         report(_line(run.task, run.method, run.seed, result))
     cells = [
@@ -127,22 +108,26 @@ def _figures(run: _Run, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pooled(results: Mapping[_Run, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Differences of `hero` pooled over tasks and seeds, each with the interval of `cluster_interval`.
+    """Differences of `hero`, means over tasks of means over seeds, with the intervals of `difference_interval`.
 
     "gain, fresh": tuned minus base. "over noise-only, refined": minus that control with the same task and seed.
     """
     verdicts = {(run.method, run.task, run.seed): result["details"]["verdicts"] for run, result in results.items()}
-    pairs: dict[str, list[tuple[Any, Any]]] = {"gain, fresh": [], "over noise-only, refined": []}
+    pairs: dict[str, dict[str, list[tuple[Any, Any]]]] = {"gain, fresh": {}, "over noise-only, refined": {}}
     for (method, task, seed), ours in verdicts.items():
         if method == "hero":
-            pairs["gain, fresh"].append((ours.get("tuned_fresh"), ours.get("base")))
             control = verdicts.get(("noise-only", task, seed), {})
-            pairs["over noise-only, refined"].append((ours.get("tuned_refined"), control.get("tuned_refined")))
+            for name, pair in (
+                ("gain, fresh", (ours.get("tuned_fresh"), ours.get("base"))),
+                ("over noise-only, refined", (ours.get("tuned_refined"), control.get("tuned_refined"))),
+            ):
+                pairs[name].setdefault(task, []).append(pair)
     pooled = {}
-    for name, rows in pairs.items():
-        if rows and all(after is not None and before is not None for after, before in rows):
-            values = np.array([np.subtract(after, before, dtype=float) for after, before in rows])
-            pooled[name] = {"mean": float(values.mean()), "interval": list(cluster_interval(values))}
+    for name, tasks in pairs.items():
+        if tasks and all(None not in pair for rows in tasks.values() for pair in rows):
+            strata = [np.array([np.subtract(*pair, dtype=float) for pair in rows]) for rows in tasks.values()]
+            mean = float(np.mean([stratum.mean() for stratum in strata]))
+            pooled[name] = {"mean": mean, "interval": list(difference_interval(*strata))}
     return pooled
 
 
@@ -161,7 +146,7 @@ class _Run:
     def folder(self) -> Path:
         return self.out / "runs" / f"{self.task}-{self.method}-s{self.seed}"
 
-    def measure(self) -> dict[str, Any]:
+    def do(self, say: Say) -> dict[str, Any]:
         """The figures, read from the folder if they are there.
 
         Raises:
@@ -193,36 +178,6 @@ class _Run:
         return None
 
 
-def _measured(runs: Sequence[_Run], jobs: int) -> Iterator[tuple[_Run, dict[str, Any]]]:
-    """Each run with its figures, as they are known."""
-    if jobs == 1:
-        for run in runs:
-            yield run, run.measure()
-        return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    spawn = multiprocessing.get_context("spawn")
-    earlier = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_start_job, initargs=(threads,))
-    try:
-        waiting = {pool.submit(run.measure): run for run in runs}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    except BaseException:
-        # A worker would start the next run. Each run continues from its last checkpoint, so that nothing is lost.
-        for process in multiprocessing.active_children():
-            if process not in earlier:
-                process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_job(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, too, and ends this process
-    torch.set_num_threads(threads)
-    quiet_libraries()
-
-
 def _line(task: str, method: str, seed: int, result: Mapping[str, Any]) -> str:
     success = result["success"]
     parts = [
@@ -242,6 +197,10 @@ def summarise(task: str, method: str, runs: Sequence[Mapping[str, Any]]) -> Cell
     if base is None or fresh is None:
         raise ValueError(f"{task}/{method}: a run without verdicts; this benchmark needs the task's judge")
     gain = fresh.astype(float) - base.astype(float)
+    diversity = {
+        name: _over_seeds([run["diversity"][name] for run in runs]) for name in ("tuned_fresh", "tuned_refined")
+    }
+    drift = _over_seeds([run["drift"] for run in runs])
     return Cell(
         task=task,
         method=method,
@@ -251,21 +210,25 @@ def summarise(task: str, method: str, runs: Sequence[Mapping[str, Any]]) -> Cell
         base=float(base[0].mean()),
         base_interval=wilson_interval(int(base[0].sum()), base.shape[1]),
         fresh=float(fresh.mean()),
-        fresh_interval=cluster_interval(fresh.astype(float)),
+        fresh_interval=share_interval(fresh),
         refined=None if refined is None else float(refined.mean()),
-        refined_interval=None if refined is None else cluster_interval(refined.astype(float)),
+        refined_interval=None if refined is None else share_interval(refined),
         gain=float(gain.mean()),
-        gain_interval=cluster_interval(gain),
-        diversity_fresh=_mean([run["diversity"]["tuned_fresh"] for run in runs]),
-        diversity_refined=_mean([run["diversity"]["tuned_refined"] for run in runs]),
-        drift=_mean([run["drift"] for run in runs]),
+        gain_interval=difference_interval(gain),
+        diversity_fresh=diversity["tuned_fresh"][0],
+        diversity_fresh_interval=diversity["tuned_fresh"][1],
+        diversity_refined=diversity["tuned_refined"][0],
+        diversity_refined_interval=diversity["tuned_refined"][1],
+        drift=drift[0],
+        drift_interval=drift[1],
         seconds=float(np.mean([run["details"]["seconds_training"] for run in runs])),
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, tuple[float, float] | None]:
+    """Mean and interval over the seeds whose figure is known."""
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return (float(np.mean(known)), seeds_interval(known)) if known else (None, None)
 
 
 def write_results(
@@ -299,16 +262,14 @@ def success_table(cells: Sequence[Cell]) -> str:
             f"| `{c.task}` | `{c.method}` | {c.labels} × {c.seeds} seeds | {_cell(c.base, c.base_interval)} "
             f"| {_cell(c.fresh, c.fresh_interval)} | {_cell(c.gain, c.gain_interval, '+.3f')} "
             f"| {_cell(c.refined, c.refined_interval)} "
-            f"| {_plain(c.diversity_fresh)} / {_plain(c.diversity_refined)} | {_plain(c.drift)} | {c.seconds:.0f} |"
+            f"| {_cell(c.diversity_fresh, c.diversity_fresh_interval, '.2f')} "
+            f"/ {_cell(c.diversity_refined, c.diversity_refined_interval, '.2f')} "
+            f"| {_cell(c.drift, c.drift_interval, '.2f')} | {c.seconds:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _cell(value: float | None, interval: tuple[float, float] | None, form: str = ".3f") -> str:
-    if value is None or interval is None:
+    if value is None:
         return "–"
-    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return f"{value:{form}}" + ("" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from hero.bench.base import draw_held_out
+from hero.bench.intervals import difference_interval, share_interval
 from hero.bench.machine import about_this
-from hero.bench.success import cluster_interval
 from hero.config import Config
 from hero.errors import RunError
 from hero.evaluation.stored import stored_evaluation
@@ -38,8 +38,8 @@ Verdicts = dict[str, list[bool]]
 class Neighbours:
     """Success on one prompt that was never trained on, or on all of a task's (`prompt` None), from fresh noise.
 
-    `tuned` and `gain`, tuned minus base on the same noises, are means over seeds with the intervals of
-    `cluster_interval`, 95 %.
+    `tuned` and `gain`, tuned minus base on the same noises, are means over seeds with the 95 % intervals of
+    `hero.bench.intervals`.
     """
 
     task: str
@@ -187,9 +187,9 @@ def _neighbours(task: Task, prompt: str | None, base: Verdicts, tuned: Sequence[
         images=len(before),
         base=float(before.mean()),
         tuned=float(after.mean()),
-        tuned_interval=cluster_interval(after),
+        tuned_interval=share_interval(after),
         gain=float(gain.mean()),
-        gain_interval=cluster_interval(gain),
+        gain_interval=difference_interval(gain),
     )
 
 
@@ -204,7 +204,7 @@ def _others(trained: str, measured: str, base: Verdicts, tuned: Sequence[Verdict
         base=float(before.mean()),
         tuned=float((gain + before).mean()),
         gain=float(gain.mean()),
-        gain_interval=cluster_interval(gain),
+        gain_interval=difference_interval(gain),
     )
 
 

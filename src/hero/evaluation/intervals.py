@@ -11,12 +11,12 @@ from scipy.special import ndtri
 __all__ = ["Measured", "wilson_interval"]
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share of `successes` out of `n`: (low, high) in [0, 1].
 
     With p = successes / n and z the normal quantile of (1 + confidence) / 2:
     (p + z²/2n ± z·sqrt(p(1 − p)/n + z²/4n²)) / (1 + z²/n). It stays inside [0, 1] and is honest near 0
-    and 1, unlike p ± z·sqrt(p(1 − p)/n).
+    and 1, unlike p ± z·sqrt(p(1 − p)/n). Where n is an effective number, neither count need be whole.
 
     Raises:
         ValueError: n < 1, successes outside 0..n, or confidence outside (0, 1).

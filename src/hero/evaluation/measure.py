@@ -12,7 +12,7 @@ from PIL import Image
 
 from hero.evaluation.features import FEATURE_MAP
 from hero.evaluation.intervals import Measured
-from hero.evaluation.prompts import unrelated_prompts
+from hero.evaluation.prompts import UNRELATED, unrelated_prompts
 from hero.evaluation.result import SETS, EvaluationResult
 from hero.evaluation.variety import DIVERSITY_SAMPLE, MIN_DIVERSITY_SAMPLE, diversity, drift, mean_distance
 from hero.ids import prompts_in_turn
@@ -44,6 +44,7 @@ def evaluate(
     images: int | None = None,
     prompts: Sequence[str] | None = None,
     base: Mapping[str, Sequence[Image.Image]] | None = None,
+    unrelated: int = UNRELATED,
     progress: OnImages | None = None,
 ) -> tuple[EvaluationResult, dict[str, list[Image.Image]]]:
     """Measures the policy as it is now against its base, with the sampler of training.
@@ -58,7 +59,9 @@ def evaluate(
         labels: labels spent on training.
         images: images per set; None: `config.evaluation.images`.
         prompts: distributed evenly over the images; None: those trained on.
-        base: "base" and "unrelated_base" as drawn by another run on the same model, prompts and settings.
+        base: "base" and, if drift is measured, "unrelated_base" as drawn by another run on the same model, prompts
+            and settings.
+        unrelated: how many prompts of our own drift is measured on; 0: it is not measured.
         progress: called with (images drawn so far, images in all) after each micro-batch.
 
     Returns:
@@ -71,10 +74,11 @@ def evaluate(
         raise ValueError(f"evaluate: images is {total}; it must be at least 1")
     asked = tuple(prompts or config.task.prompts)
     drawn_prompts = prompts_in_turn(asked, total)
-    unrelated = unrelated_prompts(
-        [*config.task.prompts, *asked], model=config.model.path, own=config.evaluation.drift_prompts
-    )
-    sets = _draw_sets(policy, config, refined, drawn_prompts, unrelated, base or {}, progress)
+    trained = [*config.task.prompts, *asked]
+    others: tuple[str, ...] = ()
+    if unrelated:
+        others = unrelated_prompts(trained, unrelated, model=config.model.path, own=config.evaluation.drift_prompts)
+    sets = _draw_sets(policy, config, refined, drawn_prompts, others, base or {}, progress)
 
     judges = _judges_of(task, config, drawn_prompts)
     verdicts = {name: _verdicts(judges, sets.get(name)) for name in SETS}
@@ -86,7 +90,7 @@ def evaluate(
         labels=labels,
         success={name: None if marks is None else Measured.share(marks) for name, marks in verdicts.items()},
         diversity={name: _ratio(vendi[name], vendi["base"]) for name in SETS},
-        drift=drift(sets["unrelated_base"], sets["unrelated_tuned"]) if unrelated else None,
+        drift=drift(sets["unrelated_base"], sets["unrelated_tuned"]) if others else None,
         details={
             "model": config.model.path,
             "judge_model": None if judges is None or task is None else task.judge_model,
@@ -102,7 +106,7 @@ def evaluate(
             "diversity_of": "all images" if judges is None else "successful images",
             "pixels_changed": float(np.mean([d.pixels_changed for d in moved])) if moved else None,
             "drift_scale": mean_distance(sets["unrelated_base"]),
-            "drift_by_prompt": {prompt: asdict(d) for prompt, d in zip(unrelated, moved, strict=True)},
+            "drift_by_prompt": {prompt: asdict(d) for prompt, d in zip(others, moved, strict=True)},
         },
     )
     return result, sets
@@ -149,7 +153,7 @@ def _draw_sets(
         return draw(prompts, fresh, HELD_OUT[1]), draw_unrelated()
 
     if base:
-        before = list(base["base"]), list(base["unrelated_base"])
+        before = list(base["base"]), list(base["unrelated_base"]) if unrelated else []
     else:
         with policy.frozen():
             before = draw_both()

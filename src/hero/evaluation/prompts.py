@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld.scenes import caption_weights, scene_family_of
 
-__all__ = ["EVERYDAY", "unrelated_prompts"]
+__all__ = ["EVERYDAY", "UNRELATED", "unrelated_prompts"]
+
+UNRELATED = 24
+"""How many prompts drift is measured on, unless told otherwise."""
 
 # Words that say nothing about what a picture shows; shorter ones are never compared.
 _EMPTY_WORDS = frozenset({"photo", "with", "from", "front"})
@@ -48,7 +51,7 @@ EVERYDAY = (
 
 
 def unrelated_prompts(
-    task_prompts: Sequence[str], n: int = 24, *, model: str = TINYWORLD, own: Sequence[str] = ()
+    task_prompts: Sequence[str], n: int = UNRELATED, *, model: str = TINYWORLD, own: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Up to `n` prompts that have nothing to do with `task_prompts`.
 

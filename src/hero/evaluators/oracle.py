@@ -1,4 +1,4 @@
-"""The simulated evaluator: a task's judge, made as fallible as a person by label noise, strictness and fatigue.
+"""The simulated evaluator: a task's judge, made as fallible as people by label noise, strictness and fatigue.
 
 Every random draw is a pure function of (seed, round, index), so that asking again gives the same answer.
 """
@@ -21,7 +21,7 @@ class Oracle:
 
     Args:
         judge: decides success and quality.
-        settings: label noise, strictness, fatigue, and how the best is picked.
+        settings: label noise, strictness (of one person, or of two), fatigue, and how the best is picked.
         seed: seed of its mistakes.
         total_rounds: rounds of the run, over which fatigue grows.
     """
@@ -42,14 +42,25 @@ class Oracle:
         return Feedback(verdicts, best=self._best(batch, judgements, verdicts))
 
     def _verdict(self, judgement: Judgement, round_: int, index: int, size: int) -> Verdict:
-        good = self._accepts(judgement)
+        good = self._accepts(judgement, self._strictness(round_, index))
         draw = torch.rand((), generator=generator(self._seed, Stage.ORACLE_FLIP, round_, index)).item()
         if draw < self._settings.label_noise + self._settings.fatigue * self._tiredness(round_, index, size):
             good = not good
         return Verdict.GOOD if good else Verdict.BAD
 
-    def _accepts(self, judgement: Judgement) -> bool:
-        strictness = self._settings.strictness
+    def _strictness(self, round_: int, index: int) -> float:
+        """Of the person who judges this image: the first, or the second if there is one."""
+        first, second = self._settings.strictness, self._settings.second_strictness
+        if second is None:
+            return first
+        return (
+            second
+            if torch.rand((), generator=generator(self._seed, Stage.ORACLE_PERSON, round_, index)) < 0.5
+            else first
+        )
+
+    @staticmethod
+    def _accepts(judgement: Judgement, strictness: float) -> bool:
         if judgement.success:
             return strictness <= 0 or judgement.quality >= strictness
         return strictness < 0 and judgement.quality >= 1 + strictness
