@@ -247,7 +247,7 @@ class PlannedCell:
         answers = [tuner.store.answer(stats.round) for stats in history]
         return {
             "labels": labels,
-            "draws": sum(_unasked(stats, self.config) for stats in history),
+            "draws": sum(stats.draws for stats in history),
             "best_picks": sum(len(answer.best) for answer in answers if answer is not None),
             "steps": sum(stats.steps for stats in history),
             **_judged("success", details["verdicts"]["tuned_fresh"]),
@@ -279,10 +279,5 @@ def _labels(tuner: Tuner) -> int:
     return tuner.history[-1].labels if tuner.history else 0
 
 
-def _unasked(stats: RoundStats, config: Config) -> int:
-    """Images of a round that were drawn to learn from and that nobody was asked about."""
-    return int(getattr(stats, "draws", config.drawn - stats.images))
-
-
 def _seconds(stats: RoundStats) -> float:
-    return stats.seconds_sampling + stats.seconds_updating + float(getattr(stats, "seconds_practising", 0.0))
+    return stats.seconds_sampling + stats.seconds_updating + stats.seconds_practising

@@ -76,7 +76,7 @@ class _Scope(NamedTuple):
     images: int
 
 
-_QUICK = _Scope(tasks=("black-cat",), methods=("hero", "ddpo"), labels=("128",), seeds=2, images=64)
+_QUICK = _Scope(tasks=("black-cat",), methods=("heron", "hero", "ddpo"), labels=("128",), seeds=2, images=64)
 """With --quick: the ordering on one task."""
 
 
