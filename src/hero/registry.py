@@ -25,12 +25,14 @@ __all__ = [
     "SELECTORS",
     "UPDATES",
     "Choice",
+    "D3POSettings",
     "FeedbackNoiseSettings",
     "ForwardSettings",
     "PPOSettings",
     "Registry",
     "ReplaySettings",
     "Settings",
+    "SharedNoiseSettings",
     "SimilaritySettings",
 ]
 
@@ -54,6 +56,7 @@ class Choice:
         settings: its table; None: it has none.
         needs_density: for updates: whether the sampler's steps must have a density, so cannot be deterministic.
         narrows: for selectors: whether fewer images are shown than are drawn.
+        shares: for noises: whether images of a prompt start from the very same noise in groups.
     """
 
     summary: str
@@ -61,6 +64,7 @@ class Choice:
     settings: type[Settings] | None = None
     needs_density: bool = False
     narrows: bool = False
+    shares: bool = False
 
     def load(self) -> Callable[..., Any]:
         """The implementation."""
@@ -88,6 +92,7 @@ class Registry(Mapping[str, Choice]):
         settings: type[Settings] | None = None,
         needs_density: bool = False,
         narrows: bool = False,
+        shares: bool = False,
     ) -> None:
         """Registers `kind`; see `Choice`.
 
@@ -96,7 +101,7 @@ class Registry(Mapping[str, Choice]):
         """
         if settings is not None and not (isinstance(settings, type) and issubclass(settings, Settings)):
             raise ConfigError(f"{self.stage}.kind {kind!r}: its table must be a subclass of hero.registry.Settings")
-        choice = Choice(summary, implementation, settings, needs_density, narrows)
+        choice = Choice(summary, implementation, settings, needs_density, narrows, shares)
         if self._choices.get(kind, choice) != choice:
             raise ConfigError(f"{self.stage}.kind {kind!r} exists already; choose another name")
         self._choices[kind] = choice
@@ -126,11 +131,25 @@ class FeedbackNoiseSettings(Settings):
     epsilon: float = Field(0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving).")
 
 
+class SharedNoiseSettings(Settings):
+    """One noise for several images, which then differ by the noise of their steps alone."""
+
+    group_size: int = Field(
+        7, ge=2, description="Images of a prompt that start from one noise; the last group of a round may have fewer."
+    )
+
+
 NOISES = Registry(
     "noise",
     {
         "feedback": Choice("near the noises of good images", "hero.noise:FeedbackNoise", FeedbackNoiseSettings),
         "standard": Choice("always N(0, I)", "hero.noise:StandardNoise"),
+        "shared": Choice(
+            "N(0, I), one draw for several images of a prompt",
+            "hero.noise:SharedNoise",
+            SharedNoiseSettings,
+            shares=True,
+        ),
     },
 )
 """Where the initial noises of a round come from."""
@@ -211,6 +230,32 @@ class PPOSettings(ReplaySettings):
     clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
 
 
+class D3POSettings(ReplaySettings):
+    """Direct preference optimisation over replayed timesteps of pairs of images."""
+
+    beta: float = Field(0.1, gt=0, description="β: how strongly a preference pulls against the drawing policy.")
+    ratio_range: float = Field(0.1, gt=0, lt=1, description="ε: a probability ratio has a gradient only within 1 ± ε.")
+    within: Literal["noise", "prompt"] = Field(
+        "noise",
+        description="Which images are compared: `noise`, those of a prompt that started from one noise, as published; "
+        "`prompt`, all of a prompt.",
+    )
+    pairs_per_round: int = Field(
+        128,
+        ge=1,
+        description="Pairs of a round that are learnt from, drawn at random where there are more. Groups of seven in a "
+        "round of 64 images have no more than 108; all its images together may have 1024.",
+    )
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.within == "noise" and not config.noise.choice.shares:
+            raise ValueError(
+                f"update.{config.update.kind}.within is 'noise', but with noise.kind = {config.noise.kind!r} every "
+                "image has a noise of its own; choose noise.kind = 'shared', or compare images within a 'prompt'"
+            )
+
+
 class ForwardSettings(Settings):
     """For updates that add noise to final latents again, at levels of their own, and need no stored steps."""
 
@@ -234,6 +279,13 @@ UPDATES = Registry(
         "ppo": Choice(
             "clipped policy gradient over replayed timesteps", "hero.update.ppo:PPO", PPOSettings, needs_density=True
         ),
+        "d3po": Choice(
+            "winners likelier than losers, over replayed timesteps of pairs",
+            "hero.update.d3po:D3PO",
+            D3POSettings,
+            needs_density=True,
+        ),
+        "raft": Choice("the denoising loss on good images alone", "hero.update.raft:RAFT", ForwardSettings),
         FROZEN: Choice("frozen weights", None),
     },
 )
