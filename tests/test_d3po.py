@@ -107,7 +107,7 @@ def test_no_more_pairs_than_are_asked_for_and_each_round_others() -> None:
 
 
 def test_images_of_one_noise_are_compared_or_all_of_a_prompt() -> None:
-    """Image 3 of `one` has noise of its own; images of other prompts never meet, whatever their noise."""
+    """Three images started from one noise, the last from another."""
     noise = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))[torch.tensor([0, 0, 0, 1])]
     trajectory = Trajectory(noise[:, None], torch.zeros(4, 0), torch.zeros(0, dtype=torch.bool), torch.zeros(4).long())
     judged = Judged(trajectory, torch.zeros(4), torch.zeros(4), ((0, 1), (0, 3), (2, 1), (2, 3)))
@@ -165,8 +165,8 @@ def test_winners_become_likelier_and_losers_less_likely(tiny_policy: Callable[..
         assert stats is not None
     gained = drawn.log_probs() - before
     assert min(gained[0], gained[5]) > 0 > max(gained[2], gained[1])
-    assert stats.figures["margin"] > 1e-4
-    assert stats.figures["pair_accuracy"] == 1
+    assert stats.figures["margin"] > first.figures["first_margin_deviation"]
+    assert stats.figures["pair_accuracy"] > 0.5
     assert stats.figures["pairs"] == 2
 
 

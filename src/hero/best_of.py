@@ -16,15 +16,15 @@ from hero.reward import Reward
 from hero.rollout import draw_chunks
 from hero.seeding import Stage
 
-__all__ = ["Scorer", "draw_best", "scorer_of"]
+__all__ = ["LatentScore", "draw_best", "scorer_of"]
 
-Scorer = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
+LatentScore = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 """(final latents (N, C, h, w), their N prompts) → (N,) scores, higher is better."""
 
 
 def scorer_of(
     reward: Reward, trained_on: Sequence[str], wanted: Sequence[str], latent_shape: tuple[int, int, int]
-) -> Scorer:
+) -> LatentScore:
     """The scores that `reward`, learnt on the prompts `trained_on`, gives to images of the prompts `wanted`.
 
     Raises:
@@ -61,7 +61,7 @@ def draw_best(
     policy: Policy,
     prompts: Sequence[str],
     noise_of: Callable[[int], torch.Tensor],
-    score: Scorer,
+    score: LatentScore,
     n: int,
     *,
     seed: int,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hero.best_of import Scorer, draw_best, scorer_of
+from hero.best_of import LatentScore, draw_best, scorer_of
 from hero.errors import ConfigError
 from hero.evaluation import SETS, EvaluationResult, evaluate
 from hero.evaluation.stored import people_said
@@ -182,7 +182,7 @@ class TrainedRun:
         with self.policy.frozen():
             return draw()
 
-    def _scorer(self, prompts: Sequence[str]) -> Scorer:
+    def _scorer(self, prompts: Sequence[str]) -> LatentScore:
         """The reward as of the checkpoint, as one that chooses among images of `prompts`."""
         trained_on = self.config.task.prompts
         reward = restored_reward(self.config, self._checkpoint, self.policy, self.policy.encode(trained_on))

@@ -23,7 +23,7 @@ from hero.rollout import draw_images
 from hero.seeding import Stage
 
 if TYPE_CHECKING:
-    from hero.best_of import Scorer
+    from hero.best_of import LatentScore
     from hero.config import Config
     from hero.noise import InitialNoise
     from hero.policies import Policy
@@ -46,7 +46,7 @@ def evaluate(
     images: int | None = None,
     prompts: Sequence[str] | None = None,
     base: Mapping[str, Sequence[Image.Image]] | None = None,
-    scorer: Scorer | None = None,
+    scorer: LatentScore | None = None,
     progress: OnImages | None = None,
 ) -> tuple[EvaluationResult, dict[str, list[Image.Image]]]:
     """Measures the policy as it is now against its base, with the sampler of training.
@@ -125,7 +125,7 @@ def _draw_sets(
     prompts: Sequence[str],
     unrelated: Sequence[str],
     base: Mapping[str, Sequence[Image.Image]],
-    scorer: Scorer | None,
+    scorer: LatentScore | None,
     progress: OnImages | None,
 ) -> dict[str, list[Image.Image]]:
     seed, shape = config.evaluation.seed, policy.latent_shape
