@@ -17,9 +17,9 @@ import pytest
 
 from conftest import OWN_TASKS
 from hero import practice
-from hero.config import Config, reference
+from hero.config import Config, check_used, parse_assignments, reference
 from hero.evaluation import EvaluationResult
-from hero.methods import METHODS, PRESETS
+from hero.methods import METHODS, PRESETS, configure
 from hero.registry import REWARDS, UPDATES
 from hero.reward.advantages import FIGURES
 from hero.tasks import TASKS
@@ -143,6 +143,29 @@ def test_the_methods_are_the_real_ones() -> None:
     rows = {row[0].strip("`"): [cell.strip("`") for cell in row[1:4]] for row in list(table_rows(section))[1:]}
     real = {name: [m.settings[stage]["kind"] for stage in ("noise", "reward", "update")] for name, m in METHODS.items()}
     assert rows == real
+
+
+def test_the_values_of_the_baselines_are_the_real_ones() -> None:
+    section = page("docs/algorithm.md").split("## Baselines")[1].split("\n### ")[0]
+    for methods, setting, elsewhere, on_tinyworld, _ in list(table_rows(section))[1:]:
+        for method in re.findall(r"`([^`]+)`", methods):
+            for preset, written in (("stable-diffusion", elsewhere), ("sd3", elsewhere), ("tinyworld", on_tinyworld)):
+                config = configure("hand", method=method, preset=preset).model_dump(mode="json")
+                assert flat(config)[setting.strip("`")] == json.loads(written.strip("`")), (method, preset, setting)
+
+
+def test_every_ablation_is_a_run_that_differs_from_hero() -> None:
+    section = page("docs/algorithm.md").split("## Ablations")[1].split("\n## ")[0]
+    rows = [row[1].strip("`").split() for row in list(table_rows(section))[1:]]
+    found = set()
+    for words in rows:
+        given = dict(zip(range(len(words)), words, strict=True))
+        named = [given[k + 1] for k, word in given.items() if word == "--method"]
+        settings = parse_assignments([given[k + 1] for k, word in given.items() if word == "--set"])
+        config = configure("hand", method=named[0] if named else None, settings=settings)
+        check_used(settings, config)
+        found.add(config.to_toml())
+    assert len(found | {configure("hand").to_toml()}) == len(rows) + 1
 
 
 # ---------------------------------------------------------------------------------------------- architecture

@@ -63,9 +63,9 @@ CASES: dict[str, dict[str, Any]] = {
     "objective": {"reward": {"kind": "label"}, "update": {"kind": "pairwise", "pairwise": {"timesteps_per_image": 2}}},
     "forward": {"reward": {"kind": "label"}, "update": {"kind": "good-only"}, "sampling": {"eta": 0.0}},
     "reward": {"reward": {"kind": "nearest-mean"}},
-    "start": {"noise": {"kind": "shared"}, "selection": {"kind": "highest-score", "drawn": 12}},
+    "start": {"noise": {"kind": "one-noise"}, "selection": {"kind": "highest-score", "drawn": 12}},
     "together": {
-        "noise": {"kind": "shared"},
+        "noise": {"kind": "one-noise"},
         "reward": {"kind": "nearest-mean"},
         "selection": {"kind": "highest-score", "drawn": 10},
         "update": {"kind": "pairwise", "pairwise": {"timesteps_per_image": 2}},

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hero.config import NoiseConfig
 from hero.memory import Memory
-from hero.noise import FeedbackNoise, StandardNoise, fresh_noise, make_noise, perturb
-from hero.registry import FeedbackNoiseSettings
+from hero.noise import FeedbackNoise, InitialNoise, SharedNoise, StandardNoise, fresh_noise, make_noise, perturb
+from hero.registry import FeedbackNoiseSettings, SharedNoiseSettings
 from hero.seeding import generator, normal
 from hero.types import Feedback, Labelled, Verdict, image_id
 
@@ -87,8 +87,12 @@ def test_all_good_images_are_drawn_from() -> None:
     assert min(chosen.count(3), chosen.count(5)) >= 8
 
 
-@pytest.mark.parametrize("noise", [StandardNoise(), fitted()], ids=["standard", "feedback"])
-def test_a_draw_is_a_function_of_seed_round_and_index(noise: StandardNoise | FeedbackNoise) -> None:
+@pytest.mark.parametrize(
+    ("noise", "distinct"),
+    [(StandardNoise(), 9), (fitted(), 9), (SharedNoise(), 2)],
+    ids=["standard", "feedback", "shared"],
+)
+def test_a_draw_is_a_function_of_seed_round_and_index(noise: InitialNoise, distinct: int) -> None:
     few = noise.sample(["a"] * 5, SHAPE, seed=3, round_=2)
     torch.randn(7)  # the global generator plays no part
     many = noise.sample(["a"] * 9, SHAPE, seed=3, round_=2)
@@ -96,7 +100,27 @@ def test_a_draw_is_a_function_of_seed_round_and_index(noise: StandardNoise | Fee
     assert not torch.equal(noise.sample(["a"] * 5, SHAPE, seed=4, round_=2), few)
     assert not torch.equal(noise.sample(["a"] * 5, SHAPE, seed=3, round_=3), few)
     assert not torch.equal(noise.sample(["a"] * 5, SHAPE, seed=3, round_=2, stage="other"), few)
-    assert len({tuple(draw.flatten().tolist()) for draw in many}) == 9
+    assert len({tuple(draw.flatten().tolist()) for draw in many}) == distinct
+
+
+def groups_of(draws: torch.Tensor) -> list[int]:
+    """For each draw the first one that is equal to it."""
+    return [next(k for k, other in enumerate(draws) if torch.equal(draw, other)) for draw in draws]
+
+
+def test_shared_noise_is_one_draw_for_each_group_of_a_prompt() -> None:
+    noise = SharedNoise((), SharedNoiseSettings(group_size=3))
+    alone = noise.sample(["a"] * 8, SHAPE, seed=3, round_=2)
+    assert groups_of(alone) == [0, 0, 0, 3, 3, 3, 6, 6]  # the last group is smaller
+    in_turn = noise.sample(["a", "b"] * 4, SHAPE, seed=3, round_=2)
+    assert groups_of(in_turn) == [0, 1, 0, 1, 0, 1, 6, 7]
+    # The noise of a group is the one that its first image has by itself, and nothing else is drawn.
+    fresh = StandardNoise().sample(["a"] * 8, SHAPE, seed=3, round_=2)
+    assert torch.equal(alone, fresh[groups_of(alone)])
+    assert torch.equal(in_turn, fresh[groups_of(in_turn)])
+    assert groups_of(SharedNoise().sample(["a"] * 15, SHAPE, seed=0, round_=1)) == [0] * 7 + [7] * 7 + [14]
+    assert not noise.fitted
+    assert not noise.knows(["a"])
 
 
 def test_without_a_best_it_is_standard_noise() -> None:

@@ -77,6 +77,29 @@ def test_advantages_are_clipped() -> None:
     assert normalised([0.0] * 99 + [1.0], clip=2.0)[-1] == 2
 
 
+def recentred(rewards: list[float], prompts: list[int], clip: float) -> list[float]:
+    found = advantages(torch.tensor(rewards), torch.tensor(prompts), clip=clip, min_group=4, recentre=True)
+    return found.tolist()
+
+
+def test_clipped_advantages_may_be_centred_again() -> None:
+    # One good image in ten: mean 0.1, std 0.3, so that 3 is clipped to 0.5 and nine times −1/3 are left: mean −0.25.
+    assert normalised([1.0] + [0.0] * 9, clip=0.5) == pytest.approx([0.5] + [-1 / 3] * 9, abs=1e-6)
+    found = recentred([1.0] + [0.0] * 9, [0] * 10, clip=0.5)
+    assert found == pytest.approx([0.75] + [-1 / 12] * 9, abs=1e-6)
+    # What is not clipped is centred anyway, and images without a reward count for nothing.
+    assert recentred([0.0, NAN, 1.0, 0.0, 1.0], [0] * 5, clip=5.0) == pytest.approx([-1, 0, 1, -1, 1], abs=1e-6)
+
+
+def test_each_prompt_is_centred_by_itself_where_it_was_normalised_by_itself() -> None:
+    # Prompt 1 has an image alone: it is normalised, and centred, with the whole round.
+    rewards, prompts = [1.0] + [0.0] * 9 + [1.0], [0] * 10 + [1]
+    found = recentred(rewards, prompts, clip=0.5)
+    assert found[:10] == pytest.approx([0.75] + [-1 / 12] * 9, abs=1e-6)
+    low = -(2 / 11) / math.sqrt((2 / 11) * (9 / 11))
+    assert found[10] == pytest.approx(0.5 - (2 * 0.5 + 9 * low) / 11, abs=1e-6)
+
+
 @settings(max_examples=100, deadline=None)
 @given(value=st.floats(-1e6, 1e6, width=32), n=st.integers(1, 70))
 def test_equal_rewards_have_no_advantage(value: float, n: int) -> None:

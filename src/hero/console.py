@@ -82,6 +82,8 @@ def success_lines(result: Mapping[str, Any]) -> list[str]:
         lines = ["success: unknown, no judge was made for this model and these prompts"]
     else:
         lines = [f"success on {result['images']} held-out images a row (95 % interval), {result['labels']} labels"]
+        if (best_of := result.get("details", {}).get("best_of", 1)) > 1:
+            lines.append(f"  each image of the tuned model is the best of {best_of}, chosen by the run's reward")
         lines += _share_lines(result)
     people = result.get("people")
     if people is not None:

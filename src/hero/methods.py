@@ -7,7 +7,7 @@ Settings come in layers: the preset, the method, then the caller's own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hero.config import Config, merge, overlaid, validate
@@ -21,11 +21,21 @@ __all__ = ["METHODS", "PRESETS", "PRESET_OF", "Method", "configure", "resolve"]
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe: one sentence, and the settings that make it what it is."""
+    """A recipe: one sentence, and the settings that make it what it is.
+
+    Attributes:
+        summary: one sentence.
+        settings: for every model; with them, on Stable Diffusion, a published method has its published values.
+        tuned: preset → settings that go over both that preset's values and `settings`.
+    """
 
     summary: str
     settings: Mapping[str, Any]
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+
+_D3PO_TUNED: dict[str, dict[str, Any]] = {"tinyworld": {"update": {"learning_rate": 5e-4, "images_per_step": 16}}}
+"""On the tiny world the rate of the other methods, and steps of eight pairs: some dozen a round, as PPO takes."""
 
 METHODS: dict[str, Method] = {
     "hero": Method(
@@ -56,7 +66,7 @@ METHODS: dict[str, Method] = {
         {
             "noise": {"kind": "standard"},
             "reward": {"kind": "label"},
-            "update": {"kind": "nft", "nft": {"optimality": "reward"}},
+            "update": {"kind": "nft", "learning_rate": 3e-4, "inner_epochs": 2, "nft": {"optimality": "reward"}},
         },
     ),
     "ddpo": Method(
@@ -72,6 +82,39 @@ METHODS: dict[str, Method] = {
         "feedback-guided initial noise with frozen weights (control)",
         {"noise": {"kind": "feedback"}, "reward": {"kind": "label"}, "update": {"kind": "none"}},
     ),
+    "d3po": Method(
+        "preferences among images that started from one noise (baseline, as published)",
+        {
+            "noise": {"kind": "shared"},
+            "reward": {"kind": "label"},
+            "update": {"kind": "d3po", "learning_rate": 3e-5, "d3po": {"within": "noise"}},
+        },
+        _D3PO_TUNED,
+    ),
+    "d3po-fresh": Method(
+        "preferences among all images of a prompt, each from fresh noise (baseline)",
+        {
+            "noise": {"kind": "standard"},
+            "reward": {"kind": "label"},
+            "update": {"kind": "d3po", "learning_rate": 3e-5, "d3po": {"within": "prompt"}},
+        },
+        _D3PO_TUNED,
+    ),
+    "raft": Method(
+        "the denoising loss on good images alone (baseline)",
+        {"noise": {"kind": "standard"}, "reward": {"kind": "label"}, "update": {"kind": "raft"}},
+        # A quarter of the images is good at first, so that one pass would be two or three steps.
+        {"tinyworld": {"update": {"inner_epochs": 4}}},
+    ),
+    "best-of-n": Method(
+        "frozen weights; of several images the one that a learnt reward likes best (control)",
+        {
+            "noise": {"kind": "standard"},
+            "reward": {"kind": "head"},
+            "update": {"kind": "none"},
+            "evaluation": {"best_of": 4},
+        },
+    ),
 }
 
 _STABLE_DIFFUSION: dict[str, Any] = {
@@ -84,7 +127,7 @@ _STABLE_DIFFUSION: dict[str, Any] = {
         "micro_batch": 8,
     },
     "lora": {"rank": 4, "alpha": 4.0, "layers": ("attention",)},
-    "noise": {"feedback": {"best_share": 0.5, "epsilon": 0.1}},
+    "noise": {"feedback": {"best_share": 0.5, "epsilon": 0.1}, "shared": {"group_size": 7}},
     "reward": {
         "advantage_clip": 5.0,
         "similarity": {
@@ -102,6 +145,8 @@ _STABLE_DIFFUSION: dict[str, Any] = {
         "images_per_step": 8,
         "micro_batch": 2,
         "ppo": {"clip_range": 1e-4, "timesteps_per_image": 5, "timestep_weight": "uniform"},
+        "d3po": {"beta": 0.1, "ratio_range": 0.1, "timesteps_per_image": 20, "timestep_weight": "uniform"},
+        "raft": {"levels_per_image": 4},
     },
     "evaluation": {"images": 200},
 }
@@ -118,6 +163,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         {
             "sampling": {"num_steps": 10, "eta": 0.7, "guidance_scale": 4.5, "micro_batch": 4},
             "lora": {"rank": 32, "alpha": 64.0},
+            "update": {"d3po": {"timesteps_per_image": 10}},
         },
     ),
     "flux": merge(
@@ -126,6 +172,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         {
             "sampling": {"num_steps": 6, "eta": 0.9, "guidance_scale": 3.5, "micro_batch": 2},
             "lora": {"rank": 32, "alpha": 64.0},
+            "update": {"d3po": {"timesteps_per_image": 6}},
         },
     ),
     "tinyworld": {
@@ -138,7 +185,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "micro_batch": 16,
         },
         "lora": {"rank": 8, "alpha": 8.0, "layers": ("attention", "feed-forward", "resnet")},
-        "noise": {"feedback": {"best_share": 0.5, "epsilon": 0.1}},
+        "noise": {"feedback": {"best_share": 0.5, "epsilon": 0.1}, "shared": {"group_size": 7}},
         "reward": {
             "advantage_clip": 0.5,
             "similarity": {
@@ -156,6 +203,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "images_per_step": 8,
             "micro_batch": 64,
             "ppo": {"clip_range": 1e-3, "timesteps_per_image": 8, "timestep_weight": "std"},
+            "d3po": {"beta": 0.1, "ratio_range": 0.1, "timesteps_per_image": 8, "timestep_weight": "std"},
+            "raft": {"levels_per_image": 4},
         },
         "evaluation": {"images": 128},
     },
@@ -189,7 +238,9 @@ def resolve(method: str, preset: str, overrides: Mapping[str, Any]) -> Config:
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
     named = {"method": method, "preset": preset}
-    return validate(overlaid(merge(PRESETS[preset], METHODS[method].settings, overrides, named), {}))
+    recipe = METHODS[method]
+    layers = (PRESETS[preset], recipe.settings, recipe.tuned.get(preset, {}), overrides, named)
+    return validate(overlaid(merge(*layers), {}))
 
 
 def configure(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
@@ -19,10 +19,10 @@ from safetensors.torch import save
 
 from hero.config import NoiseConfig
 from hero.memory import Memory
-from hero.registry import FeedbackNoiseSettings, Settings
+from hero.registry import FeedbackNoiseSettings, Settings, SharedNoiseSettings
 from hero.seeding import Stage, generator, normal
 
-__all__ = ["FeedbackNoise", "InitialNoise", "StandardNoise", "fresh_noise", "make_noise", "perturb"]
+__all__ = ["FeedbackNoise", "InitialNoise", "SharedNoise", "StandardNoise", "fresh_noise", "make_noise", "perturb"]
 
 
 def fresh_noise(
@@ -97,6 +97,36 @@ class StandardNoise(InitialNoise):
         stage: Stage = Stage.NOISE,
     ) -> torch.Tensor:
         return fresh_noise(len(prompts), shape, seed=seed, round_=round_, stage=stage)
+
+
+class SharedNoise(InitialNoise):
+    """z_T ~ N(0, I), the very same for `group_size` images of a prompt in turn; learns nothing.
+
+    The images of a group differ by the noise of their steps alone. A group's noise is the one that its first image
+    would have had by itself. Source: D3PO's published code, which draws seven images of a prompt from one noise.
+    """
+
+    def __init__(self, prompts: Sequence[str] = (), settings: Settings | None = None) -> None:
+        chosen = settings or SharedNoiseSettings()
+        assert isinstance(chosen, SharedNoiseSettings)
+        self.settings = chosen
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        round_: int,
+        stage: Stage = Stage.NOISE,
+    ) -> torch.Tensor:
+        of_prompt: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            drawn = of_prompt[prompt]
+            begins = len(drawn) % self.settings.group_size == 0
+            drawn.append(normal(shape, generator(seed, stage, round_, i)) if begins else drawn[-1])
+        in_order = {prompt: iter(drawn) for prompt, drawn in of_prompt.items()}
+        return torch.stack([next(in_order[prompt]) for prompt in prompts])
 
 
 class FeedbackNoise(InitialNoise):

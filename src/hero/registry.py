@@ -25,6 +25,7 @@ __all__ = [
     "SELECTORS",
     "UPDATES",
     "Choice",
+    "D3POSettings",
     "FeedbackNoiseSettings",
     "ForwardSettings",
     "HeadSettings",
@@ -33,6 +34,7 @@ __all__ = [
     "Registry",
     "ReplaySettings",
     "Settings",
+    "SharedNoiseSettings",
     "SimilaritySettings",
 ]
 
@@ -57,6 +59,7 @@ class Choice:
         needs_density: for updates: whether the sampler's steps must have a density, so cannot be deterministic.
         narrows: for selectors: whether fewer images are shown than are drawn.
         estimates: for rewards: whether it also judges images that have no label.
+        shares: for noises: whether images of a prompt start from the very same noise in groups.
     """
 
     summary: str
@@ -65,6 +68,7 @@ class Choice:
     needs_density: bool = False
     narrows: bool = False
     estimates: bool = False
+    shares: bool = False
 
     def load(self) -> Callable[..., Any]:
         """The implementation."""
@@ -93,6 +97,7 @@ class Registry(Mapping[str, Choice]):
         needs_density: bool = False,
         narrows: bool = False,
         estimates: bool = False,
+        shares: bool = False,
     ) -> None:
         """Registers `kind`; see `Choice`.
 
@@ -101,7 +106,7 @@ class Registry(Mapping[str, Choice]):
         """
         if settings is not None and not (isinstance(settings, type) and issubclass(settings, Settings)):
             raise ConfigError(f"{self.stage}.kind {kind!r}: its table must be a subclass of hero.registry.Settings")
-        choice = Choice(summary, implementation, settings, needs_density, narrows, estimates)
+        choice = Choice(summary, implementation, settings, needs_density, narrows, estimates, shares)
         if self._choices.get(kind, choice) != choice:
             raise ConfigError(f"{self.stage}.kind {kind!r} exists already; choose another name")
         self._choices[kind] = choice
@@ -131,11 +136,25 @@ class FeedbackNoiseSettings(Settings):
     epsilon: float = Field(0.1, ge=0, le=1, description="ε0: a draw is sqrt(1 − ε0²)·z + ε0·ξ (variance preserving).")
 
 
+class SharedNoiseSettings(Settings):
+    """One noise for several images, which then differ by the noise of their steps alone."""
+
+    group_size: int = Field(
+        7, ge=2, description="Images of a prompt that start from one noise; the last group of a round may have fewer."
+    )
+
+
 NOISES = Registry(
     "noise",
     {
         "feedback": Choice("near the noises of good images", "hero.noise:FeedbackNoise", FeedbackNoiseSettings),
         "standard": Choice("always N(0, I)", "hero.noise:StandardNoise"),
+        "shared": Choice(
+            "N(0, I), one draw for several images of a prompt",
+            "hero.noise:SharedNoise",
+            SharedNoiseSettings,
+            shares=True,
+        ),
     },
 )
 """Where the initial noises of a round come from."""
@@ -244,6 +263,32 @@ class PPOSettings(ReplaySettings):
     clip_range: float = Field(1e-4, gt=0, description="PPO clip range ε (log-probabilities are means, so small).")
 
 
+class D3POSettings(ReplaySettings):
+    """Direct preference optimisation over replayed timesteps of pairs of images."""
+
+    beta: float = Field(0.1, gt=0, description="β: how strongly a preference pulls against the drawing policy.")
+    ratio_range: float = Field(0.1, gt=0, lt=1, description="ε: a probability ratio has a gradient only within 1 ± ε.")
+    within: Literal["noise", "prompt"] = Field(
+        "noise",
+        description="Which images are compared: `noise`, those of a prompt that started from one noise, as published; "
+        "`prompt`, all of a prompt.",
+    )
+    pairs_per_round: int = Field(
+        128,
+        ge=1,
+        description="Pairs of a round that are learnt from, drawn at random where there are more. Groups of seven in a "
+        "round of 64 images have no more than 108; all its images together may have 1024.",
+    )
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.within == "noise" and not config.noise.choice.shares:
+            raise ValueError(
+                f"update.{config.update.kind}.within is 'noise', but with noise.kind = {config.noise.kind!r} every "
+                "image has a noise of its own; choose noise.kind = 'shared', or compare images within a 'prompt'"
+            )
+
+
 class ForwardSettings(Settings):
     """For updates that add noise to final latents again, at levels of their own, and need no stored steps."""
 
@@ -285,6 +330,13 @@ UPDATES = Registry(
             "hero.update.nft:NFT",
             NFTSettings,
         ),
+        "d3po": Choice(
+            "winners likelier than losers, over replayed timesteps of pairs",
+            "hero.update.d3po:D3PO",
+            D3POSettings,
+            needs_density=True,
+        ),
+        "raft": Choice("the denoising loss on good images alone", "hero.update.raft:RAFT", ForwardSettings),
         FROZEN: Choice("frozen weights", None),
     },
 )

@@ -21,7 +21,7 @@ from hero.policies.adapters import Adapter
 from hero.seeding import Stage, generator, normal
 from hero.types import Trajectory
 
-__all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw_images", "draw_micro_batch", "rollout"]
+__all__ = ["MicroBatch", "RolloutChunk", "concatenate", "draw_chunks", "draw_images", "draw_micro_batch", "rollout"]
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,35 @@ def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
     )
 
 
+def draw_chunks(
+    policy: Policy,
+    prompts: Sequence[str],
+    noise: torch.Tensor,
+    *,
+    seed: int,
+    stage: Stage,
+    micro_batch: int,
+    round_: int = 0,
+) -> Iterator[RolloutChunk]:
+    """One trajectory and image per entry of `prompts`, from `noise` (N, C, h, w), outside of training.
+
+    Step noises are a function of (seed, stage, round_, i). `prompt_index` of the trajectories counts distinct prompts
+    in the order in which they first appear.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    index = torch.tensor([distinct.index(p) for p in prompts], dtype=torch.int64)
+    return rollout(
+        policy,
+        policy.encode(distinct),
+        index,
+        noise,
+        seed=seed,
+        round_=round_,
+        micro_batch=micro_batch,
+        stage=stage,
+    )
+
+
 def draw_images(
     policy: Policy,
     prompts: Sequence[str],
@@ -186,19 +215,8 @@ def draw_images(
 
     `on_chunk` is called with the number of images that each micro-batch added.
     """
-    distinct = list(dict.fromkeys(prompts))
-    index = torch.tensor([distinct.index(p) for p in prompts], dtype=torch.int64)
     images: list[Image.Image] = []
-    for chunk in rollout(
-        policy,
-        policy.encode(distinct),
-        index,
-        noise,
-        seed=seed,
-        round_=0,
-        micro_batch=micro_batch,
-        stage=stage,
-    ):
+    for chunk in draw_chunks(policy, prompts, noise, seed=seed, stage=stage, micro_batch=micro_batch):
         images += chunk.images
         if on_chunk is not None:
             on_chunk(len(chunk.images))

@@ -27,6 +27,7 @@ class Stage(StrEnum):
     TRIPLETS = "triplets"
     TIMESTEPS = "timesteps"
     IMAGE_ORDER = "image-order"
+    PAIRS = "pairs"
     FORWARD_NOISE = "forward-noise"
     FORWARD_TIMES = "forward-times"
     PRACTICE_NOISE = "practice-noise"

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from hero.best_of import LatentScore, draw_best, scorer_of
 from hero.errors import ConfigError
 from hero.evaluation import SETS, EvaluationResult, evaluate
 from hero.evaluation.stored import people_said
@@ -24,7 +26,7 @@ from hero.rollout import draw_images
 from hero.run import RunDirectory
 from hero.run.directory import RESULT_FILE
 from hero.run.finished import FinishedRun
-from hero.run.state import remembered
+from hero.run.state import remembered, restored_reward
 from hero.seeding import Stage
 from hero.tasks import TASKS
 
@@ -52,6 +54,7 @@ class TrainedRun:
         self.history: list[dict[str, Any]] = checkpoint.state["history"]
         self.policy = load_policy(self.config)
         self.policy.load_state_dict(checkpoint.tensors["lora"])
+        self._checkpoint = checkpoint
         memory, noise = Memory(), make_noise(self.config.noise, self.config.task.prompts)
         memory.load(*remembered(checkpoint))
         noise.load_state_dict(checkpoint.tensors["noise"])
@@ -74,12 +77,17 @@ class TrainedRun:
     ) -> EvaluationResult:
         """Measures success, diversity and drift; writes result.json and the images beside it.
 
+        With `evaluation.best_of` the tuned model's images are the best of so many by the run's reward.
+
         Args:
             images, prompts: see `hero.evaluation.evaluate`.
             base_of: another run on the same model, prompts and settings, evaluated on as many images. Its images of
                 the base model are reused, since drawing them again would give the same ones.
             out: the folder to write into; None: evaluation/ in the run.
             progress: called as images are drawn.
+
+        Raises:
+            ConfigError: `evaluation.best_of` asks for a choice, and the run's reward cannot choose.
         """
         started = time.monotonic()
         finished = FinishedRun(self.path, evaluation=out)
@@ -88,6 +96,7 @@ class TrainedRun:
         if base_of is not None:
             other = FinishedRun(base_of)
             base = {name: other.evaluated_images(name) for name in ("base", "unrelated_base")}
+        best_of = self.config.evaluation.best_of
         result, sets = evaluate(
             self.policy,
             TASKS.get(self.config.task.name),
@@ -97,6 +106,7 @@ class TrainedRun:
             images=images,
             prompts=prompts,
             base=base,
+            scorer=self._scorer(prompts or self.config.task.prompts) if best_of > 1 else None,
             progress=progress,
         )
         training = sum(line[key] for line in self.history for key in ("seconds_sampling", "seconds_updating"))
@@ -116,6 +126,7 @@ class TrainedRun:
         noise: str = "fresh",
         seed: int = 0,
         base: bool = False,
+        best_of: int = 1,
         progress: OnImages | None = None,
     ) -> list[Image.Image]:
         """Draws `images` images, prompts in turn (default: the run's), with the sampler of training.
@@ -124,29 +135,44 @@ class TrainedRun:
             noise: `fresh`, N(0, I), or `refined`, near the noises of good images.
             seed: of the initial noises and the step noises; independent of training and of evaluation.
             base: draw with the base model, without the LoRA.
+            best_of: candidates drawn for each image, of which the one is kept that the run's reward scores highest. The
+                first candidates are what is drawn without a choice.
+            progress: called with (candidates drawn so far, candidates in all).
 
         Raises:
-            ConfigError: `noise` is neither of these, or the run has no refined noise for these prompts.
+            ConfigError: `noise` is neither of these, or the run has no refined noise for these prompts; with `best_of`
+                above 1: the run's reward has learnt nothing about one of them, or is not learnt.
+            ValueError: `best_of` is less than 1.
         """
+        if best_of < 1:
+            raise ValueError(f"best_of is {best_of}; it must be at least 1")
         chosen = tuple(prompts or self.config.task.prompts)
         wanted = prompts_in_turn(chosen, images)
-        latents = self._noise(noise, chosen, wanted, seed)
+        noise_of = partial(self._noise, noise, chosen, wanted, seed)
+        scorer = self._scorer(chosen) if best_of > 1 else None
+        first = noise_of(0)
         drawn = 0
 
         def advance(count: int) -> None:
             nonlocal drawn
             drawn += count
             if progress is not None:
-                progress(drawn, images)
+                progress(drawn, images * best_of)
 
         def draw() -> list[Image.Image]:
-            size = self.config.sampling.micro_batch
-            return draw_images(
+            size, stage = self.config.sampling.micro_batch, Stage.GENERATE_STEP_NOISE
+            if scorer is None:
+                return draw_images(
+                    self.policy, wanted, first, seed=seed, stage=stage, micro_batch=size, on_chunk=advance
+                )
+            return draw_best(
                 self.policy,
                 wanted,
-                latents,
+                noise_of,
+                scorer,
+                best_of,
                 seed=seed,
-                stage=Stage.GENERATE_STEP_NOISE,
+                stage=stage,
                 micro_batch=size,
                 on_chunk=advance,
             )
@@ -156,10 +182,18 @@ class TrainedRun:
         with self.policy.frozen():
             return draw()
 
-    def _noise(self, name: str, prompts: Sequence[str], wanted: Sequence[str], seed: int) -> torch.Tensor:
+    def _scorer(self, prompts: Sequence[str]) -> LatentScore:
+        """The reward as of the checkpoint, as one that chooses among images of `prompts`."""
+        trained_on = self.config.task.prompts
+        reward = restored_reward(self.config, self._checkpoint, self.policy, self.policy.encode(trained_on))
+        return scorer_of(reward, trained_on, prompts, self.policy.latent_shape)
+
+    def _noise(
+        self, name: str, prompts: Sequence[str], wanted: Sequence[str], seed: int, candidate: int
+    ) -> torch.Tensor:
         shape, stage = self.policy.latent_shape, Stage.GENERATE_NOISE
         if name == "fresh":
-            return fresh_noise(len(wanted), shape, seed=seed, stage=stage)
+            return fresh_noise(len(wanted), shape, seed=seed, round_=candidate, stage=stage)
         if name != "refined":
             raise ConfigError(f"unknown noise {name!r}; known: fresh, refined")
         if self.refined is None or not self.refined.knows(prompts):
@@ -167,4 +201,4 @@ class TrainedRun:
                 f"the run in {self.path} has no refined noise for these prompts; use fresh noise, or the "
                 f"prompts it was trained on: {', '.join(map(repr, self.config.task.prompts))}"
             )
-        return self.refined.sample(wanted, shape, seed=seed, round_=0, stage=stage)
+        return self.refined.sample(wanted, shape, seed=seed, round_=candidate, stage=stage)

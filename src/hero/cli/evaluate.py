@@ -85,6 +85,10 @@ def generate(
     ] = NoiseChoice.FRESH,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
     base: Annotated[bool, typer.Option("--base", help="Draw with the base model, for comparison.")] = False,
+    best_of: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Draw N candidates per image; keep what the run's reward likes best."),
+    ] = 1,
 ) -> None:
     """Draw images with what a run has learnt."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -92,13 +96,14 @@ def generate(
     prompts = not_empty(prompt)
     console = Console()
     trained = _load_trained(run)
-    with progress_bar(console, "drawing", images) as advance:
+    with progress_bar(console, "drawing", images * best_of) as advance:
         pictures = trained.generate(
             images=images,
             prompts=prompts,
             noise=noise.value,
             seed=seed,
             base=base,
+            best_of=best_of,
             progress=lambda done, total: advance(done, "drawing", total),
         )
     try:
@@ -107,7 +112,8 @@ def generate(
             picture.save(out / f"{index:04d}.png")
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}; choose another --out") from error
-    say(console, f"{images} images   {out}")
+    chosen = f", each the best of {best_of}" if best_of > 1 else ""
+    say(console, f"{images} images{chosen}   {out}")
 
 
 def report(

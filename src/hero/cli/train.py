@@ -15,6 +15,7 @@ from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Revision,
 from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
 from hero.config import Config, check_used, load_toml, merge, parse_assignments
 from hero.console import quiet_libraries, say
+from hero.methods import METHODS
 
 if TYPE_CHECKING:
     from hero.evaluators import Evaluator, LiveEvaluator
@@ -38,7 +39,9 @@ def train(
     revision: Revision = None,
     variant: Variant = None,
     token: Token = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="hero (the default) or another.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Default: hero. One of {', '.join(METHODS)}.")
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="tinyworld, stable-diffusion, sdxl, sd3 or flux; default: by model."),

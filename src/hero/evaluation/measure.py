@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hero.best_of import draw_best
 from hero.evaluation.features import FEATURE_MAP
 from hero.evaluation.intervals import Measured
 from hero.evaluation.prompts import UNRELATED, unrelated_prompts
@@ -22,6 +23,7 @@ from hero.rollout import draw_images
 from hero.seeding import Stage
 
 if TYPE_CHECKING:
+    from hero.best_of import LatentScore
     from hero.config import Config
     from hero.noise import InitialNoise
     from hero.policies import Policy
@@ -45,12 +47,15 @@ def evaluate(
     prompts: Sequence[str] | None = None,
     base: Mapping[str, Sequence[Image.Image]] | None = None,
     unrelated: int = UNRELATED,
+    scorer: LatentScore | None = None,
     progress: OnImages | None = None,
 ) -> tuple[EvaluationResult, dict[str, list[Image.Image]]]:
     """Measures the policy as it is now against its base, with the sampler of training.
 
     Every set is drawn with the same held-out noises, which training never sees: image i of each set has the
-    same step noises, and image i of the refined set has the same ξ that is all of z_T in the fresh sets.
+    same step noises, and image i of the refined set has the same ξ that is all of z_T in the fresh sets. With
+    `config.evaluation.best_of` candidates the first one has those noises, and the others have noises of their own that
+    are held out, too. Base images and those of unrelated prompts are drawn once.
 
     Args:
         policy: the tuned model.
@@ -62,6 +67,7 @@ def evaluate(
         base: "base" and, if drift is measured, "unrelated_base" as drawn by another run on the same model, prompts
             and settings.
         unrelated: how many prompts of our own drift is measured on; 0: it is not measured.
+        scorer: chooses among candidates; needed where `config.evaluation.best_of` is more than 1.
         progress: called with (images drawn so far, images in all) after each micro-batch.
 
     Returns:
@@ -78,7 +84,9 @@ def evaluate(
     others: tuple[str, ...] = ()
     if unrelated:
         others = unrelated_prompts(trained, unrelated, model=config.model.path, own=config.evaluation.drift_prompts)
-    sets = _draw_sets(policy, config, refined, drawn_prompts, others, base or {}, progress)
+    if config.evaluation.best_of > 1 and scorer is None:
+        raise ValueError(f"evaluate: evaluation.best_of is {config.evaluation.best_of}, and there is no scorer")
+    sets = _draw_sets(policy, config, refined, drawn_prompts, others, base or {}, scorer, progress)
 
     judges = _judges_of(task, config, drawn_prompts)
     verdicts = {name: _verdicts(judges, sets.get(name)) for name in SETS}
@@ -96,6 +104,8 @@ def evaluate(
             "judge_model": None if judges is None or task is None else task.judge_model,
             "sampler": config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
             "seed": config.evaluation.seed,
+            "best_of": config.evaluation.best_of,
+            "draws": {name: total * _candidates(name, config) for name in SETS if name in sets},
             "prompts": drawn_prompts,
             "drift_prompts": list(config.evaluation.drift_prompts),
             "verdicts": verdicts,
@@ -119,18 +129,20 @@ def _draw_sets(
     prompts: Sequence[str],
     unrelated: Sequence[str],
     base: Mapping[str, Sequence[Image.Image]],
+    scorer: LatentScore | None,
     progress: OnImages | None,
 ) -> dict[str, list[Image.Image]]:
     seed, shape = config.evaluation.seed, policy.latent_shape
     learns = config.update.learns  # frozen weights draw the base's images from fresh noise
+    best_of = config.evaluation.best_of
     fresh = fresh_noise(len(prompts), shape, seed=seed, stage=HELD_OUT[0])
     near_good = None
     if refined is not None:
         near_good = refined.sample(prompts, shape, seed=seed, round_=0, stage=HELD_OUT[0])
         if torch.equal(near_good, fresh):  # it knows none of these prompts
             near_good = None
-    passes = (not base) + learns
-    total = passes * (len(prompts) + len(unrelated)) + (len(prompts) if near_good is not None else 0)
+    tuned = (best_of if learns or best_of > 1 else 0) + (best_of if near_good is not None else 0)
+    total = ((not base) + tuned) * len(prompts) + ((not base) + learns) * len(unrelated)
     done = 0
 
     def advance(count: int) -> None:
@@ -143,25 +155,44 @@ def _draw_sets(
         size = config.sampling.micro_batch
         return draw_images(policy, wanted, noise, seed=seed, stage=stage, micro_batch=size, on_chunk=advance)
 
+    def draw_tuned(noise_of: Callable[[int], torch.Tensor]) -> list[Image.Image]:
+        """The first candidates, or for each image the best of several."""
+        if best_of == 1:
+            return draw(prompts, noise_of(0), HELD_OUT[1])
+        assert scorer is not None
+        size = config.sampling.micro_batch
+        return draw_best(
+            policy, prompts, noise_of, scorer, best_of, seed=seed, stage=HELD_OUT[1], micro_batch=size, on_chunk=advance
+        )
+
+    def fresh_candidate(k: int) -> torch.Tensor:
+        return fresh_noise(len(prompts), shape, seed=seed, round_=k, stage=HELD_OUT[0])
+
+    def refined_candidate(k: int) -> torch.Tensor:
+        assert refined is not None
+        return refined.sample(prompts, shape, seed=seed, round_=k, stage=HELD_OUT[0])
+
     def draw_unrelated() -> list[Image.Image]:
         if not unrelated:
             return []
         noise = fresh_noise(len(unrelated), shape, seed=seed, stage=Stage.DRIFT_NOISE)
         return draw(unrelated, noise, Stage.DRIFT_STEP_NOISE)
 
-    def draw_both() -> tuple[list[Image.Image], list[Image.Image]]:
-        return draw(prompts, fresh, HELD_OUT[1]), draw_unrelated()
-
     if base:
-        before = list(base["base"]), list(base["unrelated_base"]) if unrelated else []
+        sets = {"base": list(base["base"]), "unrelated_base": list(base["unrelated_base"]) if unrelated else []}
     else:
         with policy.frozen():
-            before = draw_both()
-    after = draw_both() if learns else before
-    sets = {"base": before[0], "tuned_fresh": after[0], "unrelated_base": before[1], "unrelated_tuned": after[1]}
+            sets = {"base": draw(prompts, fresh, HELD_OUT[1]), "unrelated_base": draw_unrelated()}
+    sets["tuned_fresh"] = draw_tuned(fresh_candidate) if learns or best_of > 1 else sets["base"]
+    sets["unrelated_tuned"] = draw_unrelated() if learns else sets["unrelated_base"]
     if near_good is not None:
-        sets["tuned_refined"] = draw(prompts, near_good, HELD_OUT[1])
+        sets["tuned_refined"] = draw_tuned(refined_candidate)
     return sets
+
+
+def _candidates(name: str, config: Config) -> int:
+    """Candidates drawn for each image of a set; the base model is measured without a choice."""
+    return 1 if name == "base" else config.evaluation.best_of
 
 
 def _judges_of(task: Task | None, config: Config, prompts: Sequence[str]) -> list[Judge] | None:

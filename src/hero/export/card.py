@@ -82,9 +82,11 @@ def _refined(result: RunResult, format_: str, file: str) -> str:
 
 
 def _eval_results(result: RunResult) -> list[EvalResult] | None:
-    """Success on fresh noise, the headline; None where it is not known."""
+    """Success on fresh noise, the headline; None where it is not known, or not of the LoRA alone."""
     evaluation = result.evaluation
     if evaluation is None or evaluation["success"]["tuned_fresh"] is None:
+        return None
+    if _best_of(evaluation) > 1:  # the file alone does not choose
         return None
     task = result.config.task.name
     return [
@@ -99,12 +101,20 @@ def _eval_results(result: RunResult) -> list[EvalResult] | None:
     ]
 
 
+def _best_of(evaluation: dict[str, Any]) -> int:
+    """Of how many candidates each image of the tuned model was chosen by the run's reward; 1: there was no choice."""
+    return int(evaluation.get("details", {}).get("best_of", 1))
+
+
 def _figures(evaluation: dict[str, Any] | None) -> list[tuple[str, str, str]]:
     """(set, success with its interval, diversity) of each set that was measured."""
     if evaluation is None:
         return []
     rows = []
+    best_of = _best_of(evaluation)
     for key, name in _SETS.items():
+        if best_of > 1 and key != "base":
+            name += f", best of {best_of} by the run's reward"
         success, diversity = evaluation["success"][key], evaluation["diversity"][key]
         if success is None and diversity is None:
             continue

@@ -10,7 +10,7 @@ from typing import Any
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
-from hero.report.outcome import BlindFigures, Tile, finding, outdated, people_of, tiles_of
+from hero.report.outcome import BlindFigures, Tile, chosen_among, finding, outdated, people_of, tiles_of
 from hero.report.pictures import Pair, Picture, data_uri, open_image
 from hero.report.rounds import Round, rounds_of
 from hero.report.settings import Setting, settings
@@ -67,7 +67,8 @@ class RunContents:
         """Success of each image set by the task's judge; empty if it is unknown for all of them."""
         if self.evaluation is None:
             return ()
-        return tiles_of(self.evaluation, dict.fromkeys(self.evaluation["success"], self.evaluation["images"]))
+        counts = dict.fromkeys(self.evaluation["success"], self.evaluation["images"])
+        return tiles_of(self.evaluation, counts, chosen_among(self.evaluation))
 
     @cached_property
     def people(self) -> BlindFigures | None:

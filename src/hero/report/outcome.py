@@ -8,7 +8,7 @@ from typing import Any
 
 from hero.report.words import percent
 
-__all__ = ["BlindFigures", "Tile", "finding", "outdated", "people_of", "tiles_of"]
+__all__ = ["BlindFigures", "Tile", "chosen_among", "finding", "outdated", "people_of", "tiles_of"]
 
 _SETS = {
     "base": ("Base model", "fresh noise"),
@@ -45,16 +45,19 @@ class BlindFigures:
     agreement: Mapping[str, Any] | None
 
 
-def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Tile, ...]:
+def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int], best_of: int) -> tuple[Tile, ...]:
     """A tile for each image set, from `success` and `success_interval`; none if base success is unknown.
 
-    `counts` says how many images of each set were judged.
+    `counts` says how many images of each set were judged, `best_of` among how many candidates each image of the tuned
+    model was chosen.
     """
     if figures["success"]["base"] is None:
         return ()
     tiles = []
     for name, (model, noise) in _SETS.items():
         value, n = figures["success"][name], counts[name]
+        if best_of > 1 and name != "base":
+            noise += f", best of {best_of}"
         if value is None:
             tiles.append(Tile(model, noise, None))
         else:
@@ -63,12 +66,18 @@ def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[Til
     return tuple(tiles)
 
 
+def chosen_among(evaluation: Mapping[str, Any]) -> int:
+    """Of how many candidates each image of the tuned model is the best; 1: there was no choice."""
+    return int(evaluation.get("details", {}).get("best_of", 1))
+
+
 def people_of(evaluation: Mapping[str, Any]) -> BlindFigures | None:
     """The part of people in an evaluation; None if nobody was asked."""
     people = evaluation.get("people")
     if people is None:
         return None
-    return BlindFigures(", ".join(people["evaluators"]), tiles_of(people, people["judged"]), people["agreement"])
+    tiles = tiles_of(people, people["judged"], chosen_among(evaluation))
+    return BlindFigures(", ".join(people["evaluators"]), tiles, people["agreement"])
 
 
 def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:
@@ -95,4 +104,4 @@ def outdated(measured_at: int, labels: int) -> str:
         return f"These figures are of the model after {measured_at} labels; it has learnt from {labels} since."
     if measured_at > labels:
         return f"These figures are of a model after {measured_at} labels; this run has spent {labels}."
-    return "These figures were measured with another sampler or seed than the run’s settings now name."
+    return "These figures were measured with another sampler or seed, or another best-of, than the settings now name."

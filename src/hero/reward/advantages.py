@@ -15,24 +15,30 @@ _EPSILON = 1e-8
 _NO_VARIANCE = 1e-7
 
 
-def advantages(rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float, min_group: int) -> torch.Tensor:
+def advantages(
+    rewards: torch.Tensor, prompt_index: torch.Tensor, *, clip: float, min_group: int, recentre: bool = False
+) -> torch.Tensor:
     """(R − mean R)/(std R + 1e-8), clipped to ± `clip`; (N,) → (N,).
 
     Normalised per prompt if the prompt has at least `min_group` rewarded images, else over the round.
-    NaN rewards, and groups without variance, get 0.
+    NaN rewards, and groups without variance, get 0. With `recentre`, what clipping leaves as the group's mean is taken
+    off: of one good image in ten, clipped at ½, the good one then counts as much as all the others together.
     """
     result = torch.zeros_like(rewards)
     rewards = rewards.double()  # in fp32 the mean of equal rewards can differ from them: spurious variance
     rewarded = ~rewards.isnan()
-    everything = rewards[rewarded]
     for prompt in sorted(set(prompt_index.tolist())):
         rows = rewarded & (prompt_index == prompt)
-        group = rewards[rows] if int(rows.sum()) >= min_group else everything
+        compared = rows if int(rows.sum()) >= min_group else rewarded
+        group = rewards[compared]
         if len(group) == 0:
             continue
         std = group.std(correction=0)
         if std > _NO_VARIANCE:
-            result[rows] = ((rewards[rows] - group.mean()) / (std + _EPSILON)).clamp(-clip, clip).to(result.dtype)
+            clipped = ((rewards - group.mean()) / (std + _EPSILON)).clamp(-clip, clip)
+            if recentre:
+                clipped -= clipped[compared].mean()
+            result[rows] = clipped[rows].to(result.dtype)
     return result
 
 
@@ -51,7 +57,13 @@ def preference_pairs(labelled: Labelled) -> tuple[tuple[int, int], ...]:
 
 def judge_round(labelled: Labelled, trajectory: Trajectory, rewards: torch.Tensor, config: RewardConfig) -> Judged:
     """What an update learns from."""
-    normalised = advantages(rewards, labelled.prompt_index, clip=config.advantage_clip, min_group=config.min_group)
+    normalised = advantages(
+        rewards,
+        labelled.prompt_index,
+        clip=config.advantage_clip,
+        min_group=config.min_group,
+        recentre=config.recentre,
+    )
     return Judged(trajectory, rewards, normalised, preference_pairs(labelled))
 
 

@@ -97,13 +97,14 @@ class FinishedRun:
         return found if found is not None and self.is_current(found) else None
 
     def is_current(self, evaluation: dict[str, Any]) -> bool:
-        """Whether `evaluation` is of the run as it is now: as many labels, the same sampler, seed and prompts."""
+        """Whether `evaluation` is of the run as it is now: as many labels, the same sampler, seed and so on."""
         sampler = self.config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"})
         details = evaluation.get("details", {})
         return (
             evaluation.get("labels") == self.labels
             and details.get("sampler", sampler) == sampler
             and details.get("seed", self.config.evaluation.seed) == self.config.evaluation.seed
+            and details.get("best_of", 1) == self.config.evaluation.best_of
             and tuple(details.get("drift_prompts", ())) == self.config.evaluation.drift_prompts
         )
 

@@ -30,7 +30,7 @@ from hero.selection import make_selector
 from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
 from hero.update import Update, make_update
 
-__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered"]
+__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered", "restored_reward"]
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,20 @@ class Learner:
         self.selector = make_selector(config.selection)
         self.workers = workers
         self.memory = Memory()
-        self.reward = self._new_reward(self.memory)
+        context = RewardContext(policy, self.conditioning, self.memory, config.seed, workers)
+        self.reward = make_reward(config.reward, context)
         self.update = make_update(policy, config.update, seed=config.seed)
         tasks = _tasks(policy, self.conditioning, self.reward, self.update)
         self.workers.prepare(tasks, _shared_weights(policy, self.update))
         self.history: list[RoundStats] = []
         self.trackers = Trackers(config, directory)
 
-    def _new_reward(self, memory: Memory) -> Reward:
-        context = RewardContext(self.policy, self.conditioning, memory, self.config.seed, self.workers)
-        return make_reward(self.config.reward, context)
-
     def reward_before(self, round_: int) -> Reward | None:
         """The reward as it was when the images of `round_` were drawn; None if that is not known."""
         told = self.directory.load_checkpoint("told", round_ - 1)
         if told is None:
             return None
-        memory = Memory()
-        memory.load(*remembered(told))
-        reward = self._new_reward(memory)
-        reward.load_state_dict(told.tensors["reward"])
-        return reward
+        return restored_reward(self.config, told, self.policy, self.conditioning, self.workers)
 
     @property
     def best(self) -> tuple[BestImage, ...]:
@@ -154,18 +147,14 @@ class Learner:
         self.noise.load_state_dict(told.tensors["noise"])
         self.noise.refit(self.memory)
         # What another kind of reward or update has learnt means nothing to this one, which starts from scratch.
-        if self._same_kind("reward", told):
+        if _same_kind("reward", self.config, told):
             try:
                 self.reward.load_state_dict(told.tensors["reward"])
             except ValueError as error:
                 raise ConfigError(f"{told.path} does not fit these settings ({error}); resume without them") from error
-        if self.update is not None and self._same_kind("update", told):
+        if self.update is not None and _same_kind("update", self.config, told):
             self.update.load_state_dict(told.tensors["update"])
         return True
-
-    def _same_kind(self, stage: str, told: Checkpoint) -> bool:
-        kind = told.state["kinds"].get(stage)  # version 0.1 did not store it, and had one kind of each
-        return kind is None or kind == getattr(self.config, stage).kind
 
     def _why_unfit(self, told: Checkpoint) -> str:
         """How a checkpoint fails to fit these settings; "" if it fits."""
@@ -281,6 +270,30 @@ def _tasks(policy: Policy, conditioning: Conditioning, reward: Reward, update: U
 def _shared_weights(policy: Policy, update: Update | None) -> list[torch.nn.Parameter]:
     """The weights that every process is given before it works."""
     return [p for adapter in (update.adapters() if update else ("current",)) for p in policy.parameters(adapter)]
+
+
+def restored_reward(
+    config: Config, told: Checkpoint, policy: Policy, conditioning: Conditioning, workers: Workers | None = None
+) -> Reward:
+    """The reward as of a checkpoint, with a memory of its own; one that has learnt nothing where the kind has changed.
+
+    Args:
+        conditioning: one row per prompt of the run.
+        workers: the processes that run its tasks; None: this one.
+    """
+    memory, shared = Memory(), workers or Alone()
+    memory.load(*remembered(told))
+    reward = make_reward(config.reward, RewardContext(policy, conditioning, memory, config.seed, shared))
+    if workers is None:
+        shared.prepare(_tasks(policy, conditioning, reward, None), [])
+    if _same_kind("reward", config, told):
+        reward.load_state_dict(told.tensors["reward"])
+    return reward
+
+
+def _same_kind(stage: str, config: Config, told: Checkpoint) -> bool:
+    kind = told.state["kinds"].get(stage)  # version 0.1 did not store it, and had one kind of each
+    return kind is None or kind == getattr(config, stage).kind
 
 
 def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, ImageId]]:
