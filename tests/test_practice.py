@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import hero.tuner
 from hero.config import Config
 from hero.errors import ConfigError, TrainingError
-from hero.practice import parts_of
+from hero.practice import Practised, parts_of
 from hero.run.state import Learner
 from hero.tuner import Tuner
 from hero.types import Feedback, ImageBatch
@@ -71,11 +71,11 @@ def test_what_was_practised_is_not_practised_again(killed: Path, tmp_path: Path,
     parts: list[int] = []
     original = hero.tuner.practise
 
-    def counted(learner: Any, round_: int, part: int, *rest: Any) -> Any:
-        parts.append(part)
+    def counted(learner: Any, round_: int, before: Practised, *rest: Any) -> Any:
+        parts.append(before.parts + 1)
         if len(parts) == 2:
             raise KeyboardInterrupt
-        return original(learner, round_, part, *rest)
+        return original(learner, round_, before, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hero.tuner, "practise", counted)
@@ -91,11 +91,11 @@ def test_what_was_practised_is_not_practised_again(killed: Path, tmp_path: Path,
 def test_parts_learnt_with_other_settings_are_learnt_again(tmp_path: Path, config: Config) -> None:
     begun: list[int] = []
 
-    def stopped(_: Any, round_: int, part: int, *rest: Any) -> Any:
-        begun.append(part)
-        if part == 2:
+    def stopped(learner: Any, round_: int, before: Practised, *rest: Any) -> Any:
+        begun.append(before.parts + 1)
+        if before.parts == 1:
             raise KeyboardInterrupt
-        return original(_, round_, part, *rest)
+        return original(learner, round_, before, *rest)
 
     original = hero.tuner.practise
     with pytest.MonkeyPatch.context() as patch:
@@ -190,6 +190,17 @@ def test_any_reward_that_judges_images_without_labels_can_practise(
         stats = tuner.tell(by_brightness(tuner.ask()))
     assert stats.draws == 4
     assert stats.figures["practice_steps"] == 2
+
+
+def test_a_model_that_is_good_enough_is_left_as_it_is(config: Config, tmp_path: Path) -> None:
+    """By the labels: no update on them. By the reward's estimate: no practice beyond the first images drawn for it."""
+    easy = config.model_copy(update={"practice": config.practice.model_copy(update={"enough": 1e-6})})
+    with Tuner(easy, tmp_path / "run") as tuner:
+        stats = tuner.tell(by_brightness(tuner.ask()))
+        assert (stats.steps, stats.draws) == (0, 4) or stats.figures["share_good"] == 0
+        if stats.figures["share_good"] > 0:
+            assert stats.figures["practice_steps"] == 0
+            assert all(not value.any() for name, value in tuner.policy.state_dict().items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize(

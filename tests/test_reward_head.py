@@ -84,6 +84,36 @@ def test_one_kind_alone_cannot_be_fitted() -> None:
         fit_logistic(np.zeros((3, 2)), np.ones(3, dtype=bool), 1.0)
 
 
+def test_left_out_is_what_a_fit_without_the_example_says() -> None:
+    rng = np.random.default_rng(3)
+    good = np.arange(40) % 2 == 0
+    features = rng.normal(size=(40, 60)) + good[:, None] * 0.4
+    fitted = fit_logistic(features, good, 30.0)
+    refitted = []
+    for k in range(40):
+        kept = np.arange(40) != k
+        other = fit_logistic(features[kept], good[kept], 30.0)
+        refitted.append(float(other.probability(features[k : k + 1])[0][0]))
+    assert np.corrcoef(fitted.left_out, refitted)[0, 1] > 0.97
+    assert fitted.left_out == pytest.approx(refitted, abs=0.1)
+    seen, _ = fitted.probability(features)
+    assert np.abs(fitted.left_out - good).mean() > np.abs(seen - good).mean() + 0.05  # what was seen flatters
+
+
+def test_the_share_of_good_images_is_counted_without_labels(tiny_policy: Callable[..., Policy]) -> None:
+    """Of images that the base rate of the labels says nothing about: half of those labelled were good."""
+    policy = tiny_policy()
+    made = head(policy)
+    assert made.share_good(torch.tensor([0.5])) is None
+    made.fit(round_of_images(policy, "gb" * 12))
+    for verdicts, share in (("gggb" * 6, 0.75), ("gbbb" * 6, 0.25)):
+        new = round_of_images(policy, verdicts, 5)
+        found = made.share_good(made.practice(new)[0])
+        assert found is not None
+        assert found[0] == pytest.approx(share, abs=max(0.1, 2 * found[1]))
+        assert found[1] < 0.2
+
+
 # ---------------------------------------------------------------------------------------------- the head
 
 

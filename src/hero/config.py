@@ -280,6 +280,14 @@ class PracticeConfig(_Stage):
     images: int = Field(
         64, ge=2, le=LARGEST + 1, description="Images of a part of practice: they are drawn, judged and learnt from."
     )
+    enough: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Exact or varied: share of good images that is good enough. Where a round's labels or, if it can "
+        "tell, the reward's estimate of the images drawn for practice reach it, the model is left as it is until it "
+        "falls below: every further step costs variety.",
+    )
     seconds: float | None = Field(
         None,
         gt=0,

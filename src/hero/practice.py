@@ -7,7 +7,8 @@ drawn by the model as the part before has left it; every part is a function of (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -16,18 +17,20 @@ import torch
 from hero.config import PracticeConfig
 from hero.ids import image_id, prompt_index_of, turn_of
 from hero.noise import fresh_noise
-from hero.progress import OnImages
 from hero.reward.advantages import judge_round
 from hero.rollout import concatenate, rollout
 from hero.run.state import Learner
 from hero.seeding import Stage
 from hero.types import Feedback, Labelled
 
-__all__ = ["FIGURES", "Practised", "parts_of", "practise"]
+__all__ = ["FIGURES", "Practised", "good_enough", "parts_of", "practise"]
 
 FIGURES: dict[str, str] = {
     "practice_score": "mean of the reward's estimate for the images of the last part of practice: for `head`, p(good)",
     "practice_steps": "optimizer steps of practice",
+    "share_good": "the share of good images that the model draws, estimated from the images of the last part, which "
+    "nobody has looked at; missing if the reward cannot tell",
+    "share_good_error": "its standard error, as far as good and bad images look like those that were labelled",
 }
 """Figures of a round with practice."""
 
@@ -40,6 +43,8 @@ class Practised:
         parts, draws, steps: finished parts, images drawn in them, optimizer steps taken.
         seconds: wall clock.
         score: mean estimate for the images of the last part; None before the first.
+        share_good: the share of good images among them, and its standard error; None if the reward cannot tell.
+        enough: whether that is good enough, so that nothing was learnt from them and practice is over.
     """
 
     parts: int = 0
@@ -47,11 +52,16 @@ class Practised:
     steps: int = 0
     seconds: float = 0.0
     score: float | None = None
+    share_good: tuple[float, float] | None = None
+    enough: bool = False
 
     @property
     def figures(self) -> dict[str, float]:
         """Those in `FIGURES`; empty if there was no practice."""
-        return {} if self.score is None else {"practice_score": self.score, "practice_steps": float(self.steps)}
+        if self.score is None:
+            return {}
+        share = dict(zip(("share_good", "share_good_error"), self.share_good or (), strict=False))
+        return {"practice_score": self.score, "practice_steps": float(self.steps), **share}
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -60,7 +70,8 @@ class Practised:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        return cls(**values)
+        share = values["share_good"]
+        return cls(**{**values, "share_good": share and (share[0], share[1])})
 
 
 def parts_of(config: PracticeConfig) -> list[int]:
@@ -69,20 +80,31 @@ def parts_of(config: PracticeConfig) -> list[int]:
     return [config.images] * full + ([rest] if rest else [])
 
 
-def practise(learner: Learner, round_: int, part: int, images: int, on_images: OnImages) -> tuple[int, float]:
-    """Draws the images of `part` (from 1), judges them and learns from them.
+def good_enough(feedback: Feedback, config: PracticeConfig) -> bool:
+    """Whether a round's labels say that the model needs no more training, as far as anything is good enough."""
+    judged = len(feedback.verdicts)
+    return config.enough < 1 and judged > 0 and len(feedback.good) / judged >= config.enough
+
+
+def practise(
+    learner: Learner, round_: int, before: Practised, images: int, on_images: Callable[[int], object]
+) -> Practised:
+    """Draws the images of one more part, judges them and, unless they are good enough, learns from them.
 
     Args:
-        on_images: called with the images drawn so far in this part, and all of them.
+        before: what was practised in this round before.
+        on_images: called with the images drawn so far in this round.
 
     Returns:
-        The optimizer steps taken and the mean of the reward's estimates.
+        What was practised with this part.
 
     Raises:
         TrainingError: a loss or gradient is not finite; no optimizer step was taken with it.
     """
     config, policy, update = learner.config, learner.policy, learner.update
     assert update is not None
+    began = time.monotonic()
+    part = before.parts + 1
     turn, prompts = turn_of(round_, part), len(config.task.prompts)
     index = torch.tensor([prompt_index_of(i, prompts) for i in range(images)])
     trajectories = []
@@ -100,12 +122,23 @@ def practise(learner: Learner, round_: int, part: int, images: int, on_images: O
         workers=learner.workers,
     ):
         trajectories.append(chunk.trajectory)
-        on_images(chunk.indices.stop, images)
+        on_images(before.draws + chunk.indices.stop)
     trajectory = concatenate(trajectories)
     ids = tuple(image_id(round_, i) for i in range(images))
     unlabelled = Labelled(round_, ids, index, trajectory.final_latents, Feedback(), trajectory.initial_noise)
     estimates, rewards = learner.reward.practice(unlabelled)
-    stats = update.step(
-        judge_round(unlabelled, trajectory, rewards, config.reward), learner.conditioning, turn, learner.workers
+    share = learner.reward.share_good(estimates)
+    enough = config.practice.enough < 1 and share is not None and share[0] >= config.practice.enough
+    stats = None
+    if not enough:
+        judged = judge_round(unlabelled, trajectory, rewards, config.reward)
+        stats = update.step(judged, learner.conditioning, turn, learner.workers)
+    return Practised(
+        part,
+        before.draws + images,
+        before.steps + (stats.steps if stats else 0),
+        before.seconds + time.monotonic() - began,
+        float(estimates.nanmean()),
+        share,
+        enough,
     )
-    return stats.steps if stats else 0, float(estimates.nanmean())

@@ -25,7 +25,7 @@ from hero.evaluators import Evaluator, LiveEvaluator, ask, evaluator_name
 from hero.feedback.store import LabelStore
 from hero.ids import ImageId, image_id, prompt_index_of, prompts_in_turn
 from hero.policies import Policy, load_policy
-from hero.practice import Practised, parts_of, practise
+from hero.practice import Practised, good_enough, parts_of, practise
 from hero.progress import OnStep, ignore
 from hero.reward.advantages import foresight, judge_round
 from hero.rollout import RolloutChunk, concatenate, rollout
@@ -235,10 +235,10 @@ class Tuner:
         stats, practised = None, Practised()
         if update is not None and reward.ready:
             earlier = learner.load_part(round_)
-            if earlier is None:
-                stats = update.step(judged, learner.conditioning, round_, learner.workers, self.on_step)
-            else:  # it was interrupted after that
+            if earlier is not None:  # it was interrupted after that
                 stats, practised = _from_part(earlier)
+            elif not good_enough(feedback, self.config.practice):
+                stats = update.step(judged, learner.conditioning, round_, learner.workers, self.on_step)
 
             # 4. Practice: images that nobody is asked about, judged by the reward alone.
             practice_began = time.monotonic()
@@ -267,23 +267,13 @@ class Tuner:
     def _practise(self, stats: UpdateStats | None, practised: Practised) -> Practised:
         """The parts of practice that `practised` lacks; each is on disk before the next begins."""
         learner, round_, config = self.learner, self.round, self.config.practice
-        for part, images in islice(enumerate(parts_of(config), 1), practised.parts, None):
-            if config.seconds is not None and practised.seconds >= config.seconds:
+        for images in islice(parts_of(config), practised.parts, None):
+            if practised.enough or (config.seconds is not None and practised.seconds >= config.seconds):
                 break
             learner.save_part(round_, {"stats": stats and asdict(stats), "practised": practised.to_dict()})
-            before, began = practised, time.monotonic()
-            self.on_step("practice", before.draws, config.draws)
-
-            def drawn(count: int, _: int, earlier: int = before.draws) -> None:
-                self.on_step("practice", earlier + count, config.draws)
-
-            steps, score = practise(learner, round_, part, images, drawn)
-            practised = Practised(
-                part,
-                before.draws + images,
-                before.steps + steps,
-                before.seconds + time.monotonic() - began,
-                score,
+            self.on_step("practice", practised.draws, config.draws)
+            practised = practise(
+                learner, round_, practised, images, lambda drawn: self.on_step("practice", drawn, config.draws)
             )
         return practised
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -16,6 +17,9 @@ from hero.reward.protocol import Reward, RewardContext
 from hero.types import Labelled, Score, Verdict
 
 __all__ = ["Head"]
+
+_LEAST_APART = 0.05
+"""Mean p of good and of bad images closer than this say nothing about shares; the standard error is large then."""
 
 
 class Head(Reward):
@@ -92,6 +96,28 @@ class Head(Reward):
     def practice(self, unlabelled: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
         p = self.score(unlabelled.final_latents, unlabelled.prompt_index).mean
         return p, self._standing(p, unlabelled)
+
+    def share_good(self, estimates: torch.Tensor) -> tuple[float, float] | None:
+        """The probabilistic adjusted count: mean p lies between the means that labelled bad and good images would have.
+
+        Those are taken from the labels, each as if it had been left out. Source: Bella et al. 2010, "Quantification via
+        probability estimators". It assumes that good and bad images look like those that were labelled.
+        """
+        if self.fitted is None:
+            return None
+        p, good = self.fitted.left_out, self.good.numpy()
+        mean_of, error_of = {}, {}
+        for kind in (True, False):
+            mean_of[kind] = float(p[good == kind].mean())
+            error_of[kind] = float(p[good == kind].std() / math.sqrt((good == kind).sum()))
+        apart = max(mean_of[True] - mean_of[False], _LEAST_APART)
+        share = (float(estimates.double().mean()) - mean_of[False]) / apart
+        error = math.hypot(
+            float(estimates.double().std(correction=0)) / math.sqrt(len(estimates)),
+            share * error_of[True],
+            (1 - share) * error_of[False],
+        )
+        return min(max(share, 0.0), 1.0), error / apart
 
     def _standing(self, p: torch.Tensor, labelled: Labelled) -> torch.Tensor:
         """½ + ½·clip((p − mean p)/spread, −1, 1) within each prompt, where the spread is the deviation of p but never

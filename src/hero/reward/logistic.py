@@ -2,7 +2,8 @@
 
 Source: MacKay 1992, "The evidence framework applied to classification networks" (the Laplace approximation, and eq. 10
 for the moderated output). With N examples the weights lie in the span of the examples, so that everything is solved in
-at most N dimensions, however many features there are.
+at most N dimensions, however many features there are. What the fit would say of an example that it had not seen is
+approximated in closed form (Rad & Maleki 2020, "A scalable estimate of the out-of-sample prediction error", eq. 4).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Logistic:
         weights: (R + 1,), MAP, in that basis; the last one is b.
         factor: the Cholesky factor of the posterior precision, (R + 1, R + 1), lower.
         prior: λ, the precision of the weights outside that span.
+        left_out: (N,), for each example the moderated p(good) as if it had been left out of the fit.
     """
 
     centre: _Array
@@ -42,6 +44,7 @@ class Logistic:
     weights: _Array
     factor: _Array
     prior: float
+    left_out: _Array
 
     def logit(self, features: _Array) -> tuple[_Array, _Array]:
         """Mean and standard deviation of w·φ + b for `features` (N, D): two arrays (N,)."""
@@ -55,7 +58,7 @@ class Logistic:
     def probability(self, features: _Array) -> tuple[_Array, _Array]:
         """The moderated p(good), and one standard deviation of σ(w·φ + b) to first order: two arrays (N,) in [0, 1]."""
         mean, deviation = self.logit(features)
-        p = expit(mean / np.sqrt(1 + np.pi * deviation**2 / 8))
+        p = _moderated(mean, deviation**2)
         return p, p * (1 - p) * deviation
 
 
@@ -86,4 +89,14 @@ def fit_logistic(features: _Array, good: npt.NDArray[np.bool_], prior: float) ->
     found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
     p = expit(rows @ found.x)
     curvature = (rows.T * (weigh * p * (1 - p))) @ rows + np.diag(precision)
-    return Logistic(centre, scale, basis, found.x, scipy.linalg.cholesky(curvature, lower=True), prior)
+    factor = scipy.linalg.cholesky(curvature, lower=True)
+    variance = (scipy.linalg.solve_triangular(factor, rows.T, lower=True) ** 2).sum(0)
+    kept = np.maximum(1 - variance * weigh * p * (1 - p), _SMALLEST_SCALE)
+    without = rows @ found.x + variance * weigh * (p - good) / kept
+    return Logistic(centre, scale, basis, found.x, factor, prior, _moderated(without, variance / kept))
+
+
+def _moderated(mean: _Array, variance: _Array) -> _Array:
+    """σ(mean) averaged over a Gaussian of that variance, to a good approximation."""
+    p: _Array = expit(mean / np.sqrt(1 + np.pi * variance / 8))
+    return p

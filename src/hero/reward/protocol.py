@@ -75,6 +75,10 @@ class Reward(Protocol):
         mean = self.score(unlabelled.final_latents, unlabelled.prompt_index).mean
         return mean, mean
 
+    def share_good(self, estimates: torch.Tensor) -> tuple[float, float] | None:
+        """What share of images with these `estimates` (N,) is good, with its standard error; None if it cannot say."""
+        return None
+
     def note(self, labelled: Labelled) -> str:
         """Why this round taught less than a full one; "" otherwise."""
         return ""
