@@ -52,6 +52,8 @@ class Stage(StrEnum):
     EYE_NOISE = "eye-noise"
     EYE_STEP_NOISE = "eye-step-noise"
     BENCH_LORA = "bench-lora"
+    HEAD_NOISE = "head-noise"
+    HEAD_STEP_NOISE = "head-step-noise"
 
 
 def derive_seed(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> int:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hero.config import RewardConfig
@@ -16,7 +18,7 @@ from hero.reward.logistic import Logistic, fit_logistic
 from hero.reward.protocol import Reward, RewardContext
 from hero.types import Labelled, Score, Verdict
 
-__all__ = ["Head"]
+__all__ = ["Head", "share_good"]
 
 _LEAST_APART = 0.05
 """Mean p of good and of bad images closer than this say nothing about shares; the standard error is large then."""
@@ -98,26 +100,9 @@ class Head(Reward):
         return p, self._standing(p, unlabelled)
 
     def share_good(self, estimates: torch.Tensor) -> tuple[float, float] | None:
-        """The probabilistic adjusted count: mean p lies between the means that labelled bad and good images would have.
-
-        Those are taken from the labels, each as if it had been left out. Source: Bella et al. 2010, "Quantification via
-        probability estimators". It assumes that good and bad images look like those that were labelled.
-        """
         if self.fitted is None:
             return None
-        p, good = self.fitted.left_out, self.good.numpy()
-        mean_of, error_of = {}, {}
-        for kind in (True, False):
-            mean_of[kind] = float(p[good == kind].mean())
-            error_of[kind] = float(p[good == kind].std() / math.sqrt((good == kind).sum()))
-        apart = max(mean_of[True] - mean_of[False], _LEAST_APART)
-        share = (float(estimates.double().mean()) - mean_of[False]) / apart
-        error = math.hypot(
-            float(estimates.double().std(correction=0)) / math.sqrt(len(estimates)),
-            share * error_of[True],
-            (1 - share) * error_of[False],
-        )
-        return min(max(share, 0.0), 1.0), error / apart
+        return share_good(self.fitted, self.good.numpy(), estimates.double().numpy())
 
     def _standing(self, p: torch.Tensor, labelled: Labelled) -> torch.Tensor:
         """½ + ½·clip((p − mean p)/spread, −1, 1) within each prompt, where the spread is the deviation of p but never
@@ -148,3 +133,23 @@ class Head(Reward):
             raise ValueError(f"the head has learnt from {state['features'].shape[1]} features, the model has {width}")
         self.features, self.good = state["features"].clone(), state["good"].clone()
         self._refit()
+
+
+def share_good(
+    fitted: Logistic, good: npt.NDArray[np.bool_], estimates: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """The share of good images among those with p(good) = `estimates` (M,), and its standard error.
+
+    A probabilistic adjusted count: mean p lies between the means that labelled bad and good images would have. Those
+    are taken from the labels `good` (N,) of the fit, each as if it had been left out. It assumes that good and bad
+    images look like those that were labelled. Source: Bella et al. 2010, "Quantification via probability estimators".
+    """
+    p = fitted.left_out
+    mean_of = {kind: float(p[good == kind].mean()) for kind in (True, False)}
+    error_of = {kind: float(p[good == kind].std() / math.sqrt((good == kind).sum())) for kind in (True, False)}
+    apart = max(mean_of[True] - mean_of[False], _LEAST_APART)
+    share = (float(estimates.mean()) - mean_of[False]) / apart
+    error = math.hypot(
+        float(estimates.std()) / math.sqrt(len(estimates)), share * error_of[True], (1 - share) * error_of[False]
+    )
+    return min(max(share, 0.0), 1.0), error / apart
