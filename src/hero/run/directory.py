@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.ids import ImageId, round_of
+from hero.run.fixed import check_unchanged
 
 if TYPE_CHECKING:
     import torch
@@ -112,12 +113,17 @@ class RunDirectory:
 
         Raises:
             RunError: there is no run in `path`.
-            ConfigError: its config.toml or a setting is not valid.
+            ConfigError: its config.toml or a setting is not valid, or a setting cannot change (`hero.run.fixed`).
         """
         path = Path(path)
         if not (path / "config.toml").is_file():
             raise RunError(f"there is no run in {path}: it holds no config.toml")
-        return cls(path, load_run_config(path / "config.toml", settings))
+        begun = load_run_config(path / "config.toml")
+        if not settings:
+            return cls(path, begun)
+        wanted = load_run_config(path / "config.toml", settings)
+        check_unchanged(begun, wanted)
+        return cls(path, wanted)
 
     def lock(self) -> None:
         """Makes this process the only one that may train the run; released when the process ends.
