@@ -44,6 +44,7 @@ class Memory:
             prompt = int(labelled.prompt_index[row])
             self.best_id[prompt] = best
             self.best[prompt] = _kept(labelled.final_latents[row])
+            self.best_noise.pop(prompt, None)
             if labelled.initial_noise is not None:
                 self.best_noise[prompt] = _kept(labelled.initial_noise[row])
 
@@ -59,6 +60,7 @@ class Memory:
             good, bad = latents[rows], latents[labelled.rows_labelled(prompt, Verdict.BAD)]
             if rows:
                 self.good[prompt] = good.clone()  # a checkpoint must not hold a tensor twice
+                self.good_noise.pop(prompt, None)
                 if labelled.initial_noise is not None:
                     self.good_noise[prompt] = _kept(labelled.initial_noise)[rows]
             if replay_rounds:
