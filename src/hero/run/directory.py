@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CUT_FILE",
     "EVALUATION",
     "LORA_FILE",
     "METRICS_FILE",
@@ -46,6 +47,8 @@ METRICS_FILE = "metrics.jsonl"
 STORE_FILE = "feedback.db"
 LORA_FILE = "lora/pytorch_lora_weights.safetensors"
 NOISE_FILE = "refined_noise.safetensors"
+CUT_FILE = "cut_prompts.json"
+"""What text encoders do not see of the run's prompts; written only where something is cut."""
 REPORT_FILE = "report.html"
 EVALUATION = "evaluation"
 """The folder of an evaluation, unless another is named."""
