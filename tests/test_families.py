@@ -216,9 +216,13 @@ class Denoising(ForwardUpdate):
         return (renoised.output - target).square().flatten(1).mean(1), {}
 
 
-FORWARD = UpdateConfig.model_construct(
-    kind="denoising", images_per_step=2, micro_batch=2, inner_epochs=1, denoising=ForwardSettings(levels_per_image=1)
-)
+FORWARD_VALUES: dict[str, Any] = {
+    "kind": "denoising",
+    "images_per_step": 2,
+    "micro_batch": 2,
+    "denoising": ForwardSettings(levels_per_image=1),
+}
+FORWARD = UpdateConfig.model_construct(**FORWARD_VALUES)
 """As a configuration would be with that update registered."""
 
 

@@ -30,8 +30,9 @@ def after_one_step(policy: Policy, trajectory: Trajectory, scale: float | None =
     if scale is not None:
         assert update.gradients.scale is not None
         update.gradients.scale.value = scale
-    rewards, before = torch.tensor([1.0, -1.0]), policy.state_dict()
-    stats = update.step(Judged(trajectory, rewards, rewards), policy.encode(["1 hand"]), 1)
+    # A loss is a mean over a latent's dimensions: 256 here, a thousand times as many in the largest models.
+    advantages, before = torch.tensor([1.0, -1.0]) / 1024, policy.state_dict()
+    stats = update.step(Judged(trajectory, advantages, advantages), policy.encode(["1 hand"]), 1)
     assert stats is not None
     assert stats.steps == 1
     assert abs(stats.loss) < 10
@@ -48,7 +49,7 @@ def test_gradients_in_float16_are_those_of_fp32(tiny_policy: Callable[..., Polic
     assert torch.cosine_similarity(scaled, exact, dim=0) > 0.99
     assert (scaled == 0).float().mean() < 0.02 + (exact == 0).float().mean()
     _, unscaled = after_one_step(half, trajectory, scale=1.0)  # what it was without scaling
-    assert (unscaled == 0).float().mean() > 2 * (scaled == 0).float().mean() + 0.05
+    assert (unscaled == 0).float().mean() > 0.05 + (scaled == 0).float().mean()
     assert update.gradients.scale is not None
     assert update.gradients.scale.steps == 1
 

@@ -11,7 +11,7 @@ import torch
 
 from hero import Feedback
 from hero.bench.miniatures import MINIATURES
-from hero.config import Config
+from hero.config import Config, SamplingConfig
 from hero.errors import ConfigError
 from hero.policies import Policy, family_of
 from hero.policies.prompts import cut_prompts
@@ -39,8 +39,6 @@ def test_what_is_cut_makes_no_difference_and_what_is_not_does(tiny_policy: Calla
 @pytest.mark.parametrize("name", MINIATURES)
 def test_every_family_says_how_much_its_text_encoders_are_given(name: str) -> None:
     """The first token that a family's own call does not see is the first one that is said to be cut."""
-    from hero.config import SamplingConfig
-
     pipeline = MINIATURES[name]()
     sampling = SamplingConfig(num_steps=3, height=32, width=32)
     family = family_of(type(pipeline).__name__)(pipeline, sampling, torch.device("cpu"))

@@ -198,7 +198,7 @@ def test_a_schedule_that_leaves_visible_noise_is_refused() -> None:
         trained_betas=[0.04, 0.5], num_train_timesteps=2, clip_sample=False, set_alpha_to_one=False
     )
     steps = DDIMSteps(scheduler, 2, 1.0, CPU)
-    assert noise_left(steps) == pytest.approx(0.2, rel=1e-4)
+    assert noise_left(steps) == pytest.approx(0.2, rel=0.03)
     assert noise_left(steps) > VISIBLE_NOISE
     with pytest.raises(ModelError, match=r"noise of standard deviation 0\.2 stays in every picture"):
         check_noise_left(steps)
