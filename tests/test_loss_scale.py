@@ -53,9 +53,9 @@ def test_gradients_in_float16_are_those_of_fp32(tiny_policy: Callable[..., Polic
     assert update.gradients.scale is not None
     assert update.gradients.scale.steps == 1
 
-    overflowing, gradient = after_one_step(half, trajectory, scale=2.0**60)
+    overflowing, gradient = after_one_step(half, trajectory, scale=2.0**40)
     assert overflowing.gradients.scale is not None
-    assert 2.0 < overflowing.gradients.scale.value < 2.0**60
+    assert 2.0 < overflowing.gradients.scale.value < 2.0**40
     assert torch.cosine_similarity(gradient, exact, dim=0) > 0.99
 
     state = overflowing.state_dict()

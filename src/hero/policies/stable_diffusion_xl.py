@@ -54,7 +54,8 @@ class StableDiffusionXL:
         )
 
     def token_limits(self) -> Mapping[str, int]:
-        return {name: getattr(self.pipeline, name).model_max_length for name in ("tokenizer", "tokenizer_2")}
+        tokenizers = {name: getattr(self.pipeline, name) for name in ("tokenizer", "tokenizer_2")}
+        return {name: tokenizer.model_max_length for name, tokenizer in tokenizers.items() if tokenizer is not None}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         output: torch.Tensor = self.pipeline.unet(

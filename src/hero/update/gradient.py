@@ -103,17 +103,18 @@ class GradientSteps:
         """
         on_step("update", 0, len(plan))
         taken: list[StepTaken] = []
-        shrunk = False
+        shrunk = overflowed = False
         while len(taken) < len(plan):
             examples = plan[len(taken)]
             try:
-                if before_step is not None:
+                if before_step is not None and not overflowed:
                     before_step(len(taken), shrunk)
-                shrunk = False
+                shrunk = overflowed = False
                 total = len(examples) if self.scale is None else len(examples) / self.scale.value
                 items = [item_of(m, total) for m in batched(examples, max(1, self.micro_batch // width))]
                 taken.append(self._optimizer_step(items, round_, workers))
             except _GradientOverflow:
+                overflowed = True
                 continue
             except torch.OutOfMemoryError:
                 self.micro_batch = halved(self.micro_batch, "update.micro_batch")
