@@ -19,7 +19,7 @@ from hero.report import write_report
 from hero.run.finished import FinishedRun
 from hero.tuner import Tuner
 
-LONG = "1 hand and " + "1 hand and " * 40
+LONG = ("1 hand and " * 41).strip()
 
 
 def test_what_is_cut_makes_no_difference_and_what_is_not_does(tiny_policy: Callable[..., Policy]) -> None:
@@ -74,4 +74,4 @@ def test_two_prompts_that_differ_only_where_they_are_cut_are_refused(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="are the same to the model, which cuts off the ends"):
-        Tuner(tiny_config(prompts=(LONG + "a dog", LONG + "a cat")), tmp_path / "run")
+        Tuner(tiny_config(prompts=(f"{LONG} a dog", f"{LONG} a cat")), tmp_path / "run")

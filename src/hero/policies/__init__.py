@@ -239,7 +239,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     family_of(components.get("_class_name", "?"))
     absent = _null_components(components)
     for name, value in components.items():
-        if not isinstance(value, list) or name in absent:
+        if not _is_component(name, value) or name in absent:
             continue
         part = folder / name
         if not part.is_dir() or not any(part.iterdir()):
@@ -261,7 +261,12 @@ def _check_folder(folder: Path) -> dict[str, Any]:
 
 def _null_components(components: Mapping[str, Any]) -> dict[str, Any]:
     """Components that a model does without, as Stable Diffusion 3.5 may do without its T5."""
-    return {name: None for name, value in components.items() if isinstance(value, list) and value[0] is None}
+    return {name: None for name, value in components.items() if _is_component(name, value) and value[0] is None}
+
+
+def _is_component(name: str, value: object) -> bool:
+    """Whether an entry of model_index.json is a component, [library, class]."""
+    return not name.startswith("_") and isinstance(value, list) and len(value) == 2
 
 
 def _variants_in(folder: Path) -> list[str]:

@@ -137,7 +137,7 @@ class DDIMSteps:
         ModelError: more steps than the model was trained with, or no step that has a density.
     """
 
-    feature_levels = (0.02, 0.1, 0.25)
+    feature_levels: tuple[float, ...] = (0.02, 0.1, 0.25)
 
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, eta: float, device: torch.device) -> None:
         train_steps = scheduler.config.num_train_timesteps
@@ -229,7 +229,11 @@ class FlowSteps:
     NARROWEST = 0.01
     """bfloat16 stores latents of size 1 in steps of 0.008."""
 
-    feature_levels = (0.12, 0.25, 0.4)  # the same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`
+    feature_levels: tuple[float, ...] = (
+        0.12,
+        0.25,
+        0.4,
+    )  # the same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`
 
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, a: float, device: torch.device) -> None:
         sigmas = scheduler.sigmas.detach().float().cpu()
