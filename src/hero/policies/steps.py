@@ -229,11 +229,8 @@ class FlowSteps:
     NARROWEST = 0.01
     """bfloat16 stores latents of size 1 in steps of 0.008."""
 
-    feature_levels: tuple[float, ...] = (
-        0.12,
-        0.25,
-        0.4,
-    )  # the same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`
+    feature_levels: tuple[float, ...] = (0.12, 0.25, 0.4)
+    # The same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`.
 
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, a: float, device: torch.device) -> None:
         sigmas = scheduler.sigmas.detach().float().cpu()
