@@ -134,7 +134,8 @@ def test_the_values_of_the_presets_are_the_real_ones() -> None:
     names = [cell.strip("`") for cell in header[1:]]
     assert set(names) == set(real)
     for column, name in enumerate(names, start=1):
-        written = {row[0].strip("`"): json.loads(row[column].strip("`")) for row in rows}
+        set_here = [row for row in rows if row[column] != "–"]
+        written = {row[0].strip("`"): json.loads(row[column].strip("`")) for row in set_here}
         assert written == json.loads(json.dumps(real[name]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from typer.testing import CliRunner
 
 from hero import Feedback, ImageBatch
 from hero.cli import app
-from hero.doctor import Check, diagnose
+from hero.config import Config
+from hero.doctor import Check, _last_steps, _noise_left, _precision, _prompts, _scheduler, diagnose
+from hero.policies import Policy
+from hero.policies.steps import Steps
 
 
 def good_evaluator(batch: ImageBatch) -> Feedback:
@@ -27,8 +31,9 @@ def silent_evaluator(batch: ImageBatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def checks(random_pipeline: Path) -> dict[str, Check]:
-    return {check.name: check for check in diagnose(str(random_pipeline), "test_doctor:good_evaluator")}
+def checks() -> dict[str, Check]:
+    """Of the bundled model: a random one gives no picture back, and rightly fails."""
+    return {check.name: check for check in diagnose("tinyworld", "test_doctor:good_evaluator")}
 
 
 def test_a_good_model_and_evaluator_pass_every_check(checks: dict[str, Check]) -> None:
@@ -45,6 +50,63 @@ def test_the_model_is_tried_against_the_library_and_for_ratio_one(checks: dict[s
 def test_the_memory_of_a_run_is_estimated(checks: dict[str, Check]) -> None:
     assert "weights" in checks["memory"].detail
     assert "in main memory" in checks["memory"].detail
+
+
+def test_what_makes_images_worth_labelling_is_checked(checks: dict[str, Check]) -> None:
+    names = {"prompts", "pictures", "precision", "scheduler", "last steps", "noise left"}
+    assert {name for name in names if checks[name].ok} == names
+    assert "20 steps from noise level" in checks["scheduler"].detail
+    assert checks["noise left"].detail.startswith("0.029 of the initial noise")
+    assert "σ of the last two is 0.0" in checks["last steps"].detail
+
+
+def faults_of(policy: Policy, config: Config) -> dict[str, Check]:
+    """The checks that need no second load of the model."""
+    steps: list[Steps] = []
+    found = [_prompts(policy, config), _precision(policy), _scheduler(steps, policy, config)]
+    for schedule in steps:
+        found += [_last_steps(schedule, policy, config), _noise_left(schedule)]
+    return {check.name: check for check in found}
+
+
+def test_a_text_encoder_that_says_the_same_of_every_prompt_is_found(
+    tiny_policy: Callable[..., Policy], tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config(sampling={"eta": 0.0, "num_steps": 4}, update={"kind": "none"})
+    policy = tiny_policy(sampling={"eta": 0.0, "num_steps": 4}, update={"kind": "none"})
+    assert all(check.ok for check in faults_of(policy, config).values())
+    embedding = policy.pipeline.text_encoder.get_input_embeddings().weight
+    kept = embedding.detach().clone()
+    embedding.data[:] = kept[:1]  # as if the tokenizer gave one token for everything
+    check = faults_of(policy, config)["prompts"]
+    embedding.data[:] = kept
+    assert not check.ok
+    assert "tokenizers" in check.remedy
+
+
+def test_embeddings_that_overflow_and_a_schedule_that_starts_late_are_found(
+    tiny_policy: Callable[..., Policy], tiny_config: Callable[..., Config]
+) -> None:
+    policy = tiny_policy()
+    embedding = policy.pipeline.text_encoder.get_input_embeddings().weight
+    kept = embedding.detach().clone()
+    embedding.data[:] = float("inf")
+    check = _precision(policy)
+    embedding.data[:] = kept
+    assert not check.ok
+    assert "embeddings" in check.detail
+    late = _scheduler([], policy, tiny_config(sampling={"num_steps": 2}))  # the first of two steps begins in the middle
+    assert not late.ok
+    assert "noise level 0.50" in late.detail
+
+
+def test_a_density_narrower_than_the_precision_is_found(
+    tiny_policy: Callable[..., Policy], tiny_config: Callable[..., Config]
+) -> None:
+    policy, config = tiny_policy(model={"dtype": "bfloat16"}), tiny_config(sampling={"eta": 0.02})
+    check = faults_of(policy, config)["last steps"]
+    assert not check.ok
+    assert "rounds away" in check.detail
 
 
 def test_a_run_that_does_not_fit_is_told_what_makes_it_fit(

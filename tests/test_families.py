@@ -17,15 +17,17 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from conftest import randomise_lora
 from hero import Feedback, ImageBatch
 from hero.bench.miniatures import MINIATURES, save_miniature
-from hero.config import Config, merge
+from hero.config import Config, UpdateConfig, merge
 from hero.errors import ModelError
 from hero.noise import StandardNoise
 from hero.policies import FAMILIES, Policy, family_of, load_policy
 from hero.policies.family import later_blocks, pack, unpack
+from hero.registry import ForwardSettings
 from hero.rollout import rollout
 from hero.tuner import Tuner
 from hero.types import Judged, Trajectory
 from hero.update import make_update
+from hero.update.forward import ForwardUpdate, Renoised
 
 PROMPTS = ("1 hand", "a person posing for a photo")
 GUIDED: dict[str, Any] = {"guidance_scale": 3.0}
@@ -151,7 +153,7 @@ def test_packing_is_undone_by_unpacking() -> None:
 def test_the_ratio_is_one_in_half_precision_too(
     name: str, policy_of: Callable[..., Any], tiny_config: Callable[..., Config]
 ) -> None:
-    policy = policy_of(name, model={"dtype": "bfloat16"}, sampling={"num_steps": 2, **GUIDED})
+    policy = policy_of(name, model={"dtype": "bfloat16"}, sampling={"num_steps": 3, **GUIDED})
     randomise_lora(policy, 0.1)
     trajectory = draw(policy, n=2)
     assert trajectory.latents.dtype == torch.bfloat16
@@ -211,6 +213,42 @@ def test_a_run_of_heron_changes_the_lora_and_nothing_else(
         for part, theirs in untouched.components.items():
             if isinstance(theirs, torch.nn.Module):
                 assert_base_weights_equal(getattr(tuner.policy.pipeline, part), theirs)
+
+
+@everything
+def test_an_update_of_the_forward_process_learns_from_deterministic_steps(
+    name: str, policy_of: Callable[..., Any], tiny_config: Callable[..., Config]
+) -> None:
+    """Such an update needs no density, so that a family's own deterministic steps may draw (`sampling.eta` = 0)."""
+    policy = policy_of(name, **merge(DETERMINISTIC, {"sampling": {"num_steps": 2}}))
+    assert not policy.trainable_steps.any()
+    trajectory = draw(policy, n=2)
+    assert not trajectory.log_probs.any()
+    before = policy.state_dict()
+    update = Denoising(policy, FORWARD, seed=0)
+    stats = update.step(Judged(trajectory, torch.ones(2), torch.tensor([1.0, -1.0])), policy.encode(PROMPTS), 1)
+    assert stats is not None
+    assert stats.loss > 0
+    assert any(not torch.equal(value, before[key]) for key, value in policy.state_dict().items())
+    policy.load_state_dict(before)
+
+
+class Denoising(ForwardUpdate):
+    """The plain denoising loss."""
+
+    def loss(self, renoised: Renoised) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        target = renoised.steps.target(renoised.sample, renoised.noise, renoised.t)
+        return (renoised.output - target).square().flatten(1).mean(1), {}
+
+
+FORWARD_VALUES: dict[str, Any] = {
+    "kind": "denoising",
+    "images_per_step": 2,
+    "micro_batch": 2,
+    "denoising": ForwardSettings(levels_per_image=1),
+}
+FORWARD = UpdateConfig.model_construct(**FORWARD_VALUES)
+"""As a configuration would be with that update registered."""
 
 
 def assert_base_weights_equal(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:

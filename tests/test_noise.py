@@ -139,6 +139,35 @@ def test_without_a_best_it_is_standard_noise() -> None:
     assert not noise.knows(["a", "b"])
 
 
+def test_where_the_noise_of_the_best_is_not_known_the_other_good_images_are_drawn_from(tmp_path: Path) -> None:
+    """The best is an imported image and stays the best; the run's own good images have noises."""
+    noise, six, imported = Fed(["a"]), ids(6), image_id(0, 0)
+    noise.memory = Memory()
+    noise.memory.update_best(
+        Labelled(0, (imported,), torch.tensor([0]), torch.zeros(1, *SHAPE), Feedback({}, imported))
+    )
+    noise.refit(noise.memory)
+    fresh = StandardNoise().sample(["a"] * 4, SHAPE, seed=0, round_=1)
+    assert not noise.fitted
+    assert torch.equal(noise.sample(["a"] * 4, SHAPE, seed=0, round_=1), fresh)
+    noise.learn(noises(6), six, ["a"] * 6, Feedback({six[1]: GOOD, six[4]: GOOD, six[5]: BAD}, best=imported))
+    assert noise.fitted
+    assert noise.knows(["a"])
+    draws = noise.sample(["a"] * 16, SHAPE, seed=0, round_=2)
+    assert set(nearest(draws, noises(6))) == {1, 4}
+    noise.save(tmp_path / "noise")
+    assert torch.equal(FeedbackNoise.load(tmp_path / "noise").sample(["a"] * 16, SHAPE, seed=0, round_=2), draws)
+
+
+def test_a_best_without_a_noise_does_not_keep_that_of_the_one_before() -> None:
+    memory, first, imported = Memory(), ids(1)[0], image_id(0, 0)
+    one = torch.tensor([0])
+    memory.update_best(Labelled(1, (first,), one, torch.zeros(1, *SHAPE), Feedback({first: GOOD}, first), noises(1)))
+    assert memory.best_noise.keys() == {0}
+    memory.update_best(Labelled(0, (imported,), one, torch.zeros(1, *SHAPE), Feedback({}, imported)))
+    assert memory.best_noise == {}
+
+
 def test_with_no_other_good_image_yet_all_start_near_the_best() -> None:
     draws = fitted(good=(2,)).sample(["a"] * 6, SHAPE, seed=0, round_=2)
     assert nearest(draws, noises(6)) == [2] * 6

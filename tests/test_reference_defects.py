@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from conftest import update_config
 from hero.config import Config, validate
@@ -15,6 +16,8 @@ from hero.errors import ConfigError
 from hero.feedback import LabelStore
 from hero.noise import StandardNoise
 from hero.policies import Policy
+from hero.policies.steps import DDIMSteps
+from hero.reward.representation import cosine_distance, triplet_loss
 from hero.reward.similarity import similarity
 from hero.rollout import rollout
 from hero.tuner import Tuner
@@ -180,3 +183,27 @@ def test_defect_7_one_question_a_round_and_no_two_images_from_the_same_noise(sma
     flat = torch.cat(noises).flatten(1)
     distance = (flat[:, None] - flat[None]).square().mean(2) + 10 * torch.eye(12)
     assert distance.min() > 0.005  # two draws near one good image differ by 2·ε0²: 0.02
+
+
+def test_a_distance_does_not_depend_on_the_pairs_beside_it() -> None:
+    """There, the cosine is over the batch: as many numbers as dimensions, each of all pairs together."""
+    source = torch.Generator().manual_seed(0)
+    anchor, positive, negative = (torch.randn(7, 5, generator=source) for _ in range(3))
+    together = cosine_distance(anchor, positive)
+    assert together.shape == (7,)
+    for k in range(7):
+        torch.testing.assert_close(cosine_distance(anchor[k : k + 1], positive[k : k + 1])[0], together[k])
+    alone = [triplet_loss(anchor[k : k + 1], positive[k : k + 1], negative[k : k + 1], 0.5) for k in range(7)]
+    torch.testing.assert_close(triplet_loss(anchor, positive, negative, 0.5), torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_the_last_step_ends_at_the_scheduler_s_own_end(clean: bool) -> None:
+    """There, the timestep before the last is clamped to 0, which is not the end where that is the clean picture."""
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=clean)
+    steps = DDIMSteps(scheduler, 10, 1.0, torch.device("cpu"))
+    assert steps.alpha_bar_next[-1] == (1.0 if clean else scheduler.alphas_cumprod[0])
+    output, latents = torch.randn(2, 1, 4, 3, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    theirs = scheduler.step(output, int(steps.times[-1]), latents, eta=0.0).prev_sample
+    ours = DDIMSteps(scheduler, 10, 0.0, torch.device("cpu")).transition(output, latents, torch.tensor([9])).mean
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

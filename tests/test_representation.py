@@ -18,10 +18,11 @@ from hero.reward.representation import (
     Representation,
     TripletGroup,
     cosine_distance,
+    embedding_channels,
     triplet_groups,
     triplet_loss,
 )
-from hero.reward.similarity import similarity
+from hero.reward.similarity import Similarity, similarity
 from hero.types import Feedback, Labelled, image_id
 
 SHAPE = (4, 8, 8)
@@ -59,6 +60,22 @@ def test_the_networks_have_the_published_sizes() -> None:
     assert convolutions == [(4, 8), (8, 16), (16, 32)]
     assert (network.linear.in_features, network.linear.out_features) == (32 * 8 * 8, 2048)
     assert [m.out_features for m in head if isinstance(m, torch.nn.Linear)] == [2048, 1024, 512]
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(4, (8, 16, 32)), (16, (32, 64, 128)), (32, (64, 128, 128)), (128, (128, 128, 128))]
+)
+def test_no_latent_is_squeezed_through_fewer_channels_than_it_has(
+    channels: int, expected: tuple[int, int, int]
+) -> None:
+    network = EmbeddingNetwork((channels, 16, 16), 64)
+    convolutions = [m.out_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert tuple(convolutions) == expected == embedding_channels(channels)
+    assert min(convolutions) >= min(2 * channels, 128)
+    head = ProjectionHead(64)
+    counted = 16 * sum(p.numel() for p in (*network.linear.parameters(), *head.parameters()))
+    needed = Similarity.memory_needed((channels, 16, 16), SimilaritySettings(width=64))
+    assert needed == pytest.approx(counted, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(4, 64, 64), (4, 8, 12), (16, 4, 4), (4, 2, 3), (1, 1, 1)])

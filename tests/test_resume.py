@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hero.errors import ConfigError, HeroError, ModelError, RunError
 from hero.feedback import LabelStore
 from hero.policies import load_policy
 from hero.run import RunDirectory
+from hero.run.fixed import FIXED
 from hero.run.state import Learner
 from hero.tuner import Tuner
 from hero.types import Feedback, ImageBatch, RoundStats
@@ -375,9 +377,7 @@ def test_two_processes_cannot_train_one_run(waiting: Path) -> None:
 # ---------------------------------------------------------------------------------------------- other settings
 
 
-@pytest.mark.parametrize(
-    "settings", [{"lora": {"rank": 3}}, {"reward": {"similarity": {"width": 32}}}, {"sampling": {"width": 64}}]
-)
+@pytest.mark.parametrize("settings", [{"reward": {"similarity": {"width": 32}}}, {"sampling": {"width": 64}}])
 def test_settings_that_do_not_fit_are_refused_and_harm_nothing(
     settings: dict[str, Any], waiting: Path, uninterrupted: Path
 ) -> None:
@@ -388,6 +388,34 @@ def test_settings_that_do_not_fit_are_refused_and_harm_nothing(
     assert after["config.toml"] == before["config.toml"]
     finish(waiting)
     assert_same(waiting, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lora": {"alpha": 4.0}}, r"lora.alpha cannot change .*\(it is 2.0\).*would be scaled by the new value"),
+        ({"lora": {"rank": 3}}, "lora.rank cannot change .*learnt under it"),
+        ({"lora": {"layers": ["attention", "resnet"]}}, "lora.layers cannot change"),
+        ({"task": {"prompts": ["a tree"]}}, "task.prompts cannot change .*remembered by the prompt's place"),
+        ({"task": {"prompts": ["1 hand", "a tree"]}}, "task.prompts cannot change"),
+        ({"seed": 7}, "seed cannot change .*features"),
+        ({"method": "ddpo"}, "method cannot change .*recipe"),
+        ({"model": {"path": "tinyworld"}}, "model.path cannot change .*belongs to that model"),
+        ({"model": {"revision": "main"}}, "model.revision cannot change"),
+        ({"evaluator": {"store": "sqlite:///other.db"}}, "evaluator.store cannot change .*labels"),
+    ],
+)
+def test_what_is_fixed_cannot_change_in_a_resumed_run(settings: dict[str, Any], said: str, waiting: Path) -> None:
+    before = snapshot_of_files(waiting)
+    with pytest.raises(ConfigError, match=said):
+        Tuner.resume(waiting, settings)
+    assert snapshot_of_files(waiting) == before
+
+
+def test_every_setting_that_is_fixed_exists_and_says_why(config: Config) -> None:
+    for key, reason in FIXED.items():
+        attrgetter(key)(config)
+        assert reason
 
 
 def test_a_run_may_go_on_with_other_settings(waiting: Path) -> None:

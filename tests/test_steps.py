@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero.policies.steps import DDIMSteps, FlowSteps
+from hero.errors import ModelError
+from hero.policies.steps import VISIBLE_NOISE, DDIMSteps, FlowSteps, check_noise_left, noise_left
 from hero.transitions.ddim import to_sample_and_epsilon
 
 CPU = torch.device("cpu")
@@ -161,3 +162,49 @@ def test_half_precision_is_computed_in_single(kind: str) -> None:
     ):
         assert found.dtype == torch.float32
         assert torch.equal(found, wanted)
+
+
+# ---------------------------------------------------------------------------------------------- noise that is left
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize(("num_steps", "a"), [(4, 1.0), (6, 0.9), (10, 0.7)])
+def test_a_flow_leaves_no_noise_of_its_own_in_a_picture(num_steps: int, a: float, shift: float) -> None:
+    """A perfect model of one known picture ends at that picture, also where a schedule ends in a tiny step."""
+    steps, scheduler = flow(num_steps, a, shift)
+    assert noise_left(steps) < 1e-5
+    assert not steps.trainable[-1]
+    assert steps.trainable.any()
+    assert bool((steps.std[steps.trainable] >= FlowSteps.NARROWEST).all())
+    source = torch.Generator().manual_seed(0)
+    picture, x = torch.randn(1, 4, 8, 8, generator=source), torch.randn(1, 4, 8, 8, generator=source)
+    for k, t in enumerate(scheduler.sigmas[:-1]):
+        step = steps.transition((x - picture) / t, x, torch.tensor([k]))
+        x = step.sample(torch.randn(x.shape, generator=source))
+    torch.testing.assert_close(x, picture, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_ddim_schedule_leaves_is_that_of_its_end() -> None:
+    ends_clean, ends_at_the_first_beta = (
+        DDIMSteps(DDIMScheduler(**SCHEDULE | {"set_alpha_to_one": clean}), 10, 1.0, CPU) for clean in (True, False)
+    )
+    assert noise_left(ends_clean) < 1e-4
+    assert noise_left(ends_at_the_first_beta) == pytest.approx(0.00085**0.5, rel=1e-3)
+    check_noise_left(ends_at_the_first_beta)
+
+
+def test_a_schedule_that_leaves_visible_noise_is_refused() -> None:
+    scheduler = DDIMScheduler(
+        trained_betas=[0.04, 0.5], num_train_timesteps=2, clip_sample=False, set_alpha_to_one=False
+    )
+    steps = DDIMSteps(scheduler, 2, 1.0, CPU)
+    assert noise_left(steps) == pytest.approx(0.2, rel=0.03)
+    assert noise_left(steps) > VISIBLE_NOISE
+    with pytest.raises(ModelError, match=r"noise of standard deviation 0\.2 stays in every picture"):
+        check_noise_left(steps)
+
+
+def test_a_flow_of_one_step_has_nothing_to_train() -> None:
+    with pytest.raises(ModelError, match=r"num_steps = 1: with this scheduler no step has a density"):
+        flow(1, 0.7)
+    assert not flow(1, 0.0)[0].trainable.any()

@@ -128,19 +128,45 @@ def test_velocity_gives_the_sample_and_the_noise(t: float, seed: int) -> None:
 
 
 def test_a_flow_step_worked_by_hand() -> None:
-    # t = 0.5, t_next = 0.25, a = 0.7: σ² = 0.49·0.5/0.5 = 0.49, std = 0.7·√0.25 = 0.35. With x = 1, v = 2:
-    # x̂_1 = 1 + 0.5·2 = 2; mean = 1 − 0.25·2 − 0.49/(2·0.5)·2·0.25 = 0.5 − 0.245.
-    one = torch.ones(1, 1, 1, 1)
-    step = flow.flow_transition(2 * one, one, torch.tensor([0.5]), torch.tensor([0.25]), 0.9, 0.7)
-    assert step.std.item() == pytest.approx(0.35, rel=1e-6)
-    assert step.mean.item() == pytest.approx(0.255, rel=1e-6)
+    # t = 0.5, t_next = 0.2: ρ = 1, ρ_next = 0.25, so σ = 0.7·0.2·√((1 − 0.0625)/2) = 0.0958514.
+    # With x = 1, v = 2: x̂_0 = 1 − 0.5·2 = 0, x̂_1 = 1 + 0.5·2 = 2; mean = 0.8·0 + √(0.04 − σ²)·2.
+    one, t, t_next = torch.ones(1, 1, 1, 1), torch.tensor([0.5]), torch.tensor([0.2])
+    std = flow.flow_std(t, t_next, 0.7)
+    assert std.item() == pytest.approx(0.0958514, rel=1e-5)
+    step = flow.flow_transition(2 * one, one, t, t_next, std)
+    assert step.std.item() == std.item()
+    assert step.mean.item() == pytest.approx(2 * math.sqrt(0.04 - 0.0958514**2), rel=1e-5)
 
 
-def test_the_first_flow_step_uses_the_time_after_it() -> None:
-    # t = 1, t_first = 0.75: σ² = a²·1/0.25, std² = σ²·0.25 = a².
-    std = flow.flow_std(torch.tensor([1.0, 0.75]), torch.tensor([0.75, 0.5]), 0.75, 0.7)
-    torch.testing.assert_close(std, torch.tensor([0.7, 0.7 * math.sqrt(0.75)]))
-    assert torch.isfinite(flow.flow_std(torch.tensor([1 - 1e-7]), torch.tensor([0.75]), 0.75, 0.7)).all()
+def test_the_first_flow_step_is_finite_and_the_last_is_deterministic() -> None:
+    std = flow.flow_std(torch.tensor([1.0, 0.6, 0.3]), torch.tensor([0.6, 0.3, 0.0]), 0.7)
+    assert std[0].item() == pytest.approx(0.7 * 0.6 / math.sqrt(2))
+    assert std[2].item() == 0
+    x, v, zero = tensors(0, 1, 4, 2, 2).float(), tensors(1, 1, 4, 2, 2).float(), torch.zeros(1)
+    last = flow.flow_transition(v, x, torch.tensor([0.3]), zero, zero)
+    torch.testing.assert_close(last.mean, flow.flow_velocity_to_sample(v, x, torch.tensor(0.3)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(t=st.floats(0.02, 1.0), share=st.floats(0.0, 0.99), a=st.floats(0.0, 1.0))
+def test_a_flow_step_of_any_length_keeps_the_noise_that_belongs_to_its_end(t: float, share: float, a: float) -> None:
+    """Of a known picture, here 0, x_t is t times noise; after a step it is t_next times noise, drawn or kept."""
+    time, after = torch.tensor([t]), torch.tensor([t * share])
+    std, x = flow.flow_std(time, after, a), torch.full((1, 1, 1, 1), t)
+    step = flow.flow_transition(x / t, x, time, after, std)
+    total = step.mean.square() + step.std.square()
+    assert total.item() == pytest.approx(t * t * share * share, rel=1e-4, abs=1e-6)
+
+
+def test_short_flow_steps_are_those_of_flow_grpo() -> None:
+    t, dt, a = torch.tensor([0.3, 0.6, 0.9]), 1e-4, 0.7
+    std = flow.flow_std(t, t - dt, a)
+    torch.testing.assert_close(std, a * (t / (1 - t) * dt).sqrt(), rtol=2e-3, atol=0)
+    x, v = tensors(0, 3, 4, 2, 2).float(), tensors(1, 3, 4, 2, 2).float()
+    moved = flow.flow_transition(v, x, t, t - dt, std).mean - x
+    time = t.view(-1, 1, 1, 1)
+    published = -dt * (v + a**2 / (2 * (1 - time)) * (x + (1 - time) * v))  # [v + σ_t²/(2t)·x̂_1]·Δt
+    torch.testing.assert_close(moved, published, rtol=2e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -152,8 +178,8 @@ def test_a_flow_step_without_noise_is_the_library_s(shift: float) -> None:
         output = tensors(k + 1, 3, 4, 2, 2).float()
         theirs = scheduler.step(output, time, latents).prev_sample
         t, t_next = sigmas[k].expand(3), sigmas[k + 1].expand(3)
-        assert torch.equal(flow.flow_transition(output, latents, t, t_next, float(sigmas[1]), 0.0).mean, theirs)
-        near = flow.flow_transition(output, latents, t, t_next, float(sigmas[1]), 1e-4)
+        assert torch.equal(flow.flow_transition(output, latents, t, t_next, flow.flow_std(t, t_next, 0.0)).mean, theirs)
+        near = flow.flow_transition(output, latents, t, t_next, flow.flow_std(t, t_next, 1e-4))
         torch.testing.assert_close(near.mean, theirs, atol=1e-6, rtol=1e-6)
         assert near.std.max() < 1e-3
         latents = theirs
@@ -163,7 +189,8 @@ def test_a_flow_step_without_noise_is_the_library_s(shift: float) -> None:
 @given(seed=st.integers(0, 2**31), t=st.floats(0.05, 1.0), a=st.floats(0.1, 1.0))
 def test_the_log_prob_of_a_flow_step_is_torch_s(seed: int, t: float, a: float) -> None:
     x, v, following = (tensors(seed + k, 2, 4, 2, 2).float() for k in range(3))
-    step = flow.flow_transition(v, x, torch.full((2,), t), torch.full((2,), 0.9 * t), 0.9, a)
+    before, after = torch.full((2,), t), torch.full((2,), 0.9 * t)
+    step = flow.flow_transition(v, x, before, after, flow.flow_std(before, after, a))
     expected = torch.distributions.Normal(step.mean, step.std).log_prob(following).mean(dim=(1, 2, 3))
     torch.testing.assert_close(step.log_prob(following), expected)
 
@@ -184,12 +211,14 @@ def test_a_flow_keeps_the_marginals_of_a_gaussian_at_every_time(a: float) -> Non
 
         x = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
         # The mean of a step is affine in x: two points give it exactly, in double precision.
-        std = flow.flow_std(t, t_next, float(times[1]), a)
-        moved = x + (t_next - t) * velocity(x) - std**2 / (2 * t) * flow.velocity_to_noise(velocity(x), x, t)
+        std = flow.flow_std(t, t_next, a)
+        kept = (t_next**2 - std**2).sqrt()
+        moved = (1 - t_next) * flow.flow_velocity_to_sample(velocity(x), x, t)
+        moved = moved + kept * flow.velocity_to_noise(velocity(x), x, t)
         offset, gain = float(moved[0]), float(moved[1] - moved[0])
         mean, variance = offset + gain * mean, gain**2 * variance + float(std) ** 2
         if k % 100 == 0 and k:
-            step = flow.flow_transition(velocity(x), x, t.expand(2), t_next.expand(2), float(times[1]), a)
+            step = flow.flow_transition(velocity(x), x, t.expand(2), t_next.expand(2), std.expand(2))
             torch.testing.assert_close(step.mean.double(), moved, atol=1e-5, rtol=1e-5)
             expected = float((1 - t_next) ** 2 * s**2 + t_next**2)
             assert mean == pytest.approx(float(1 - t_next) * mu, abs=0.02)

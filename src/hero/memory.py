@@ -44,7 +44,9 @@ class Memory:
             prompt = int(labelled.prompt_index[row])
             self.best_id[prompt] = best
             self.best[prompt] = _kept(labelled.final_latents[row])
-            if labelled.initial_noise is not None:
+            if labelled.initial_noise is None:
+                self.best_noise.pop(prompt, None)
+            else:
                 self.best_noise[prompt] = _kept(labelled.initial_noise[row])
 
     def update_good(self, labelled: Labelled, *, replay_rounds: int = 0) -> None:
@@ -59,7 +61,9 @@ class Memory:
             good, bad = latents[rows], latents[labelled.rows_labelled(prompt, Verdict.BAD)]
             if rows:
                 self.good[prompt] = good.clone()  # a checkpoint must not hold a tensor twice
-                if labelled.initial_noise is not None:
+                if labelled.initial_noise is None:
+                    self.good_noise.pop(prompt, None)
+                else:
                     self.good_noise[prompt] = _kept(labelled.initial_noise)[rows]
             if replay_rounds:
                 self.replay[prompt] = [*self.replay.get(prompt, []), (good, bad)][-replay_rounds:]

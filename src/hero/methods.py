@@ -163,16 +163,29 @@ PRESETS: dict[str, dict[str, Any]] = {
         {
             "sampling": {"num_steps": 10, "eta": 0.7, "guidance_scale": 4.5, "micro_batch": 4},
             "lora": {"rank": 32, "alpha": 64.0},
-            "update": {"d3po": {"timesteps_per_image": 10}},
+            "update": {
+                "ppo": {"timestep_weight": "std"},
+                "d3po": {"timesteps_per_image": 10, "timestep_weight": "std"},
+            },
         },
     ),
     "flux": merge(
         _STABLE_DIFFUSION,
         _LARGE,
         {
-            "sampling": {"num_steps": 6, "eta": 0.9, "guidance_scale": 3.5, "micro_batch": 2},
+            "sampling": {
+                "num_steps": 10,
+                "eta": 0.9,
+                "guidance_scale": 3.5,
+                "height": 512,
+                "width": 512,
+                "micro_batch": 2,
+            },
             "lora": {"rank": 32, "alpha": 64.0},
-            "update": {"d3po": {"timesteps_per_image": 6}},
+            "update": {
+                "ppo": {"timestep_weight": "std"},
+                "d3po": {"timesteps_per_image": 10, "timestep_weight": "std"},
+            },
         },
     ),
     "tinyworld": {

@@ -134,7 +134,8 @@ class FeedbackNoise(InitialNoise):
 
     G are the good images of the last round that had any, without the best. Of the n images of a prompt,
     floor(β·n) start near the best, spread evenly over the round (a fixed share, not coin flips). If G is empty, β is
-    1; with no best yet (and for a prompt that was never trained on) it is N(0, I).
+    1; if the best is an imported image, whose noise is not known, β is 0; with no best yet, no noise known (and for a
+    prompt that was never trained on) it is N(0, I).
     """
 
     def __init__(self, prompts: Sequence[str], settings: Settings | None = None) -> None:
@@ -147,10 +148,10 @@ class FeedbackNoise(InitialNoise):
 
     @property
     def fitted(self) -> bool:
-        return bool(self._best)
+        return bool(self._best or self._good)
 
     def knows(self, prompts: Sequence[str]) -> bool:
-        return all(prompt in self._best for prompt in prompts)
+        return all(prompt in self._best or prompt in self._good for prompt in prompts)
 
     def sample(
         self,
@@ -168,20 +169,23 @@ class FeedbackNoise(InitialNoise):
             xi = normal(shape, source)
             rank = seen[prompt]
             seen[prompt] += 1
-            draws.append(xi if prompt not in self._best else self._near_good_image(prompt, rank, xi, source))
+            draws.append(self._near_good_image(prompt, rank, xi, source) if self.knows([prompt]) else xi)
         return torch.stack(draws)
 
     def _near_good_image(self, prompt: str, rank: int, xi: torch.Tensor, source: torch.Generator) -> torch.Tensor:
-        good, share, epsilon = self._good.get(prompt), self.settings.best_share, self.settings.epsilon
+        best, good = self._best.get(prompt), self._good.get(prompt)
+        share, epsilon = self.settings.best_share, self.settings.epsilon
         from_best = math.floor((rank + 1) * share) > math.floor(rank * share)
-        if good is None or from_best:
-            return perturb(self._best[prompt], xi, epsilon)
+        if best is not None and (good is None or from_best):
+            return perturb(best, xi, epsilon)
+        assert good is not None  # `knows`
         choice = int(torch.randint(len(good), (), generator=source))
         return perturb(good[choice], xi, epsilon)
 
     def refit(self, memory: Memory) -> None:
         self._best = {self.prompts[k]: noise for k, noise in memory.best_noise.items()}
-        self._good = {self.prompts[k]: noise for k, noise in memory.good_noise.items()}
+        # Good images of a prompt without a best are kept until it has one.
+        self._good = {self.prompts[k]: noise for k, noise in memory.good_noise.items() if k in memory.best}
 
     def save(self, path: Path) -> None:
         """`best.<k>` (C, h, w) and `good.<k>` (G, C, h, w) for the k-th prompt; prompts, β and ε0 as metadata.

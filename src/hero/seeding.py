@@ -54,6 +54,7 @@ class Stage(StrEnum):
     BENCH_LORA = "bench-lora"
     HEAD_NOISE = "head-noise"
     HEAD_STEP_NOISE = "head-step-noise"
+    BENCH_FLOW = "bench-flow"
 
 
 def derive_seed(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> int:

@@ -39,10 +39,13 @@ class Snippets:
 
     Args:
         model: the name or path of the base model for the reader of the snippet; None: as in `config`.
+        dtype: the precision to load in; None: that of training. A fused pipeline is loaded in its own, since a lower
+            one would round the LoRA away.
     """
 
-    def __init__(self, config: Config, model: str | None = None) -> None:
+    def __init__(self, config: Config, model: str | None = None, dtype: str | None = None) -> None:
         self._config = config
+        self._dtype = config.model.dtype if dtype is None else dtype
         self._model = config.model.path if model is None else model
         self._call = CALLS[family_of_model(config)]
 
@@ -60,7 +63,7 @@ class Snippets:
         return self._load(_text(folder), "", "")
 
     def _load(self, source: str, lora: str, comment: str, own_import: str = "") -> str:
-        dtype = self._config.model.dtype
+        dtype = self._dtype
         extras = "" if dtype == "float32" else f", dtype=torch.{dtype}"
         classes = "DDIMScheduler, DiffusionPipeline" if self._call.ddim else "DiffusionPipeline"
         lines = [f"from diffusers import {classes}", *(["", own_import] if own_import else [])]
@@ -78,7 +81,7 @@ class Snippets:
 
     def refined(self, file: str, prompt_index: int) -> str:
         """Images of a prompt that start near the noise of its best image; `file` holds the refined noise."""
-        call, dtype = self._call, self._config.model.dtype
+        call, dtype = self._call, self._dtype
         # The file comes from a noise that draws near remembered ones; its table of settings says how near.
         spread = f"{self._config.noise.model_dump()[self._config.noise.kind]['epsilon']:.10g}"
         cast = "" if dtype == "float32" or call.fp32_latents else f".to(torch.{dtype})"

@@ -341,8 +341,8 @@ class Tuner:
 
         Raises:
             RunError: there is no run in `out`, another process is training it, or no checkpoint can be read.
-            ConfigError: `settings` do not fit what the run has learnt or the answers it has, or name a tracker that is
-                not installed; nothing was changed.
+            ConfigError: `settings` change what is fixed (`hero.run.fixed.FIXED`), do not fit what the run has learnt or
+                the answers it has, or name a tracker that is not installed; nothing was changed.
         """
         directory = RunDirectory.open(out, settings)
         check_trackers(directory.config.tracking)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ from rich.console import Console
 from hero.cli.app import interruptible
 from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Run, Settings
 from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
-from hero.config import Config, load_run_config, merge, parse_assignments
+from hero.config import load_run_config, merge, parse_assignments
 from hero.console import quiet_libraries, say
 from hero.errors import ConfigError, RunError
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from hero.types import RoundStats
 
 __all__ = ["label", "resume"]
-
-_FIXED = ("method", "preset", "task.name", "task.prompts", "model.path")
-"""The settings that define a run. `hero resume` cannot change them: the recipe's other settings would not follow."""
 
 
 def resume(
@@ -43,7 +39,6 @@ def resume(
 
     own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
     directory = RunDirectory.open(run, own)
-    _check_unchanged(RunDirectory.open(run).config, directory.config)
     checkpoint = directory.load_checkpoint("told")
     finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds
     answers = None if finished else evaluator_of(directory.config)
@@ -65,14 +60,6 @@ def resume(
             history = train_to_end(tuner, people or answers, console)
         del tuner  # frees its model before the evaluation loads one
         finish(run, config, history, console, as_json, people)
-
-
-def _check_unchanged(begun: Config, wanted: Config) -> None:
-    """Refuses to turn a run that has begun into a different one."""
-    for key in _FIXED:
-        before, after = (attrgetter(key)(config) for config in (begun, wanted))
-        if before != after:
-            raise ConfigError(f"{key} cannot change once a run has begun; start a new run with `hero train`")
 
 
 def label(

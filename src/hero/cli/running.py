@@ -85,6 +85,7 @@ def train_to_end(
     from hero.people.session import train_with_people
 
     assert evaluator is not None
+    say(console, *tuner.learner.cut)
     per_round = tuner.config.sampling.images_per_round
     drawn = 0
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
@@ -16,6 +17,9 @@ from hero.errors import ConfigError, RunError, nearest
 from hero.export.kohya import KOHYA_FAMILIES, kohya_tensors
 from hero.export.metadata import kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
+
+if TYPE_CHECKING:
+    from hero.export.fusing import FusedPrecision
 
 __all__ = ["FORMATS", "KOHYA_FAMILIES", "export"]
 
@@ -46,11 +50,11 @@ def export(run: str | Path, format_: str, out: str | Path) -> Path:
     _remove(beside)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        FORMATS[format_](result, beside)
+        precision = FORMATS[format_](result, beside)
         if not is_file and out.is_dir():
             out.rmdir()
         beside.rename(out)
-        _write_card(result, format_, out)
+        _write_card(result, format_, out, precision)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error}; choose another --out") from error
     finally:
@@ -73,21 +77,25 @@ def _kohya(result: RunResult, out: Path) -> None:
     sort_metadata(out)
 
 
-def _fused(result: RunResult, out: Path) -> None:
-    """The original pipeline, its own scheduler included, with the LoRA added to its weights."""
+def _fused(result: RunResult, out: Path) -> FusedPrecision:
+    """The original pipeline, its own scheduler and precision included, with the LoRA added to its weights."""
+    from hero.export.fusing import fuse, stored_dtypes
     from hero.policies import load_pipeline
 
-    pipeline = load_pipeline(result.config.model)
-    pipeline.load_lora_weights(result.lora_file.parent, weight_name=result.lora_file.name)
-    pipeline.fuse_lora(components=[result.component])
-    pipeline.unload_lora_weights()
+    pipeline = load_pipeline(result.config.model, stored_dtypes(result.config.model))
+    precision = fuse(getattr(pipeline, result.component), result.lora, result.alpha / result.rank)
     pipeline.save_pretrained(out)
     for weights in out.rglob("*.safetensors"):  # written readable only by their owner
         weights.chmod((out / "model_index.json").stat().st_mode)
     _copy_noise(result, out)
+    return precision
 
 
-FORMATS: Mapping[str, Callable[[RunResult, Path], None]] = {"diffusers": _diffusers, "kohya": _kohya, "fused": _fused}
+FORMATS: Mapping[str, Callable[[RunResult, Path], FusedPrecision | None]] = {
+    "diffusers": _diffusers,
+    "kohya": _kohya,
+    "fused": _fused,
+}
 """Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline."""
 
 
@@ -96,12 +104,12 @@ def _copy_noise(result: RunResult, out: Path) -> None:
         shutil.copyfile(result.noise_file, out / result.noise_file.name)
 
 
-def _write_card(result: RunResult, format_: str, out: Path) -> None:
+def _write_card(result: RunResult, format_: str, out: Path, precision: FusedPrecision | None) -> None:
     """README.md inside a folder; for a file, a .md file of the same name beside it."""
     from hero.export.card import model_card
 
     target = out / "README.md" if out.is_dir() else out.with_suffix(".md")
-    model_card(result, format_, out.name).save(target)
+    model_card(result, format_, out.name, precision).save(target)
 
 
 def _remove(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from hero.export.fusing import FusedPrecision
 from hero.export.result import RunResult
 from hero.snippets import Snippets, family_of_model
 from hero.tinyworld import NAME as TINYWORLD
@@ -26,8 +27,8 @@ _SETS = {
 }
 
 
-def model_card(result: RunResult, format_: str, file: str) -> ModelCard:
-    """The card of `result`, exported as `format_` under the name `file`."""
+def model_card(result: RunResult, format_: str, file: str, precision: FusedPrecision | None = None) -> ModelCard:
+    """The card of `result`, exported as `format_` under the name `file`; `precision` is that of fused weights."""
     config = result.config
     path = config.model.path
     base = path if path == TINYWORLD else Path(path).name
@@ -51,9 +52,10 @@ def model_card(result: RunResult, format_: str, file: str) -> ModelCard:
         format=format_,
         file=file,
         result=result,
-        loading=_loading(result, format_, file, path if on_hub else base),
+        precision=precision,
+        loading=_loading(result, format_, file, path if on_hub else base, precision),
         drawing=Snippets(config).draw(),
-        refined=_refined(result, format_, file),
+        refined=_refined(result, format_, file, precision),
         optimizer=_OPTIMIZERS.get(config.update.optimizer, config.update.optimizer),
         last=result.history[-1] if result.history else None,
         figures=_figures(result.evaluation),
@@ -62,9 +64,9 @@ def model_card(result: RunResult, format_: str, file: str) -> ModelCard:
     return card
 
 
-def _loading(result: RunResult, format_: str, file: str, model: str) -> str:
+def _loading(result: RunResult, format_: str, file: str, model: str, precision: FusedPrecision | None) -> str:
     """Python that loads the export into a plain pipeline; "" where diffusers cannot read its layout."""
-    snippets = Snippets(result.config, model)
+    snippets = Snippets(result.config, model, precision.dtype if precision else None)
     if format_ == "fused":
         return snippets.load_fused(file)
     if format_ == "kohya" and family_of_model(result.config) not in _KOHYA_IN_DIFFUSERS:
@@ -72,13 +74,14 @@ def _loading(result: RunResult, format_: str, file: str, model: str) -> str:
     return snippets.load(file)
 
 
-def _refined(result: RunResult, format_: str, file: str) -> str:
+def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecision | None) -> str:
     """The recipe for refined noise, for the first prompt that has one; "" where the export has none."""
     if result.noise_file is None or format_ == "kohya":
         return ""
     with safe_open(result.noise_file, framework="pt") as noise:
         best = sorted(int(key.removeprefix("best.")) for key in noise.keys() if key.startswith("best."))  # noqa: SIM118
-    return Snippets(result.config).refined(f"{file}/{result.noise_file.name}", best[0]) if best else ""
+    snippets = Snippets(result.config, dtype=precision.dtype if precision else None)
+    return snippets.refined(f"{file}/{result.noise_file.name}", best[0]) if best else ""
 
 
 def _eval_results(result: RunResult) -> list[EvalResult] | None:

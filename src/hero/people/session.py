@@ -144,6 +144,7 @@ class _Attended:
             "task": config.task.name,
             "criterion": config.task.criterion,
             "prompts": list(config.task.prompts),
+            "cut": list(self._tuner.learner.cut),
             "sensitive": task is not None and task.sensitive,
             "rounds": config.rounds,
             "images_per_round": config.sampling.images_per_round,

@@ -7,8 +7,9 @@ All other code uses only `Policy` and never branches on the model. A new family 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -23,6 +24,7 @@ from hero.model_index import is_folder
 from hero.policies.adapters import Adapter, LoraAdapter
 from hero.policies.conditioning import Conditioning
 from hero.policies.layers import Pooling, channel_statistics
+from hero.policies.prompts import CutPrompt
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 from hero.transitions import Transition
@@ -34,6 +36,7 @@ __all__ = [
     "FAMILIES",
     "Adapter",
     "Conditioning",
+    "CutPrompt",
     "LoraAdapter",
     "Policy",
     "family_of",
@@ -80,6 +83,10 @@ class Policy(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Prompt embeddings, computed once and without gradient."""
+        ...
+
+    def cut(self, prompts: Sequence[str]) -> list[CutPrompt]:
+        """The prompts that are too long for a text encoder, with what it does not see of them."""
         ...
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
@@ -206,7 +213,19 @@ def family_of(pipeline_class: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _check_folder(folder: Path) -> None:
+NEVER_USED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components of pipelines that no policy uses; a model may lack them."""
+
+_VOCABULARY = ("vocab.json", "tokenizer.json", "vocab.txt", "*.model")
+"""Files of a tokenizer, any of which holds its vocabulary."""
+
+
+def _check_folder(folder: Path) -> dict[str, Any]:
+    """The components in `folder`, by model_index.json, that are loaded as None: null there, or missing and unused.
+
+    Raises:
+        ModelError: it is no pipeline of a supported family, or a file or folder is missing.
+    """
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(
@@ -218,13 +237,73 @@ def _check_folder(folder: Path) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{index} cannot be read: {error}") from None
     family_of(components.get("_class_name", "?"))
+    absent = _null_components(components)
     for name, value in components.items():
-        if isinstance(value, list) and value[0] and not (folder / name).is_dir():
-            raise ModelError(f"{folder} has no component {name!r}, although its model_index.json names one")
+        if not _is_component(name, value) or name in absent:
+            continue
+        part = folder / name
+        if not part.is_dir() or not any(part.iterdir()):
+            if name in NEVER_USED:
+                absent[name] = None
+                continue
+            missing = "is empty" if part.is_dir() else "is missing"
+            raise ModelError(
+                f"{folder} has no component {name!r}: its folder {missing}, although model_index.json names one; "
+                "download the model again"
+            )
+        if name.startswith("tokenizer") and not any(found for file in _VOCABULARY for found in part.glob(file)):
+            raise ModelError(
+                f"{part} has no vocabulary ({', '.join(_VOCABULARY)}), so that all prompts would be the same; download "
+                "the model again"
+            )
+    return absent
 
 
-def load_pipeline(config: ModelConfig) -> Any:
-    """The diffusers pipeline of `config`, on the CPU, frozen, in its dtype.
+def _null_components(components: Mapping[str, Any]) -> dict[str, Any]:
+    """Components that a model does without, as Stable Diffusion 3.5 may do without its T5."""
+    return {name: None for name, value in components.items() if _is_component(name, value) and value[0] is None}
+
+
+def _is_component(name: str, value: object) -> bool:
+    """Whether an entry of model_index.json is a component, [library, class]."""
+    return not name.startswith("_") and isinstance(value, list) and len(value) == 2
+
+
+def _variants_in(folder: Path) -> list[str]:
+    """Names of weight variants, as in `model.fp16.safetensors`, of which there are files."""
+    names = (re.search(r"\.([A-Za-z]\w*)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$", f.name) for f in folder.glob("*/*"))
+    return sorted({name[1] for name in names if name and name[1] != "index"})
+
+
+def _remedy(config: ModelConfig, looks_local: bool) -> str:
+    """What may help where a model cannot be loaded."""
+    if not looks_local:
+        return "check the name, the network, --variant and (for gated models) `hf auth login`"
+    variants = _variants_in(Path(config.path).expanduser())
+    if config.variant is None and variants:
+        return f"its weights are files of a variant: add --variant {variants[0]}"
+    if config.variant is not None and config.variant not in variants:
+        has = f"; it has {', '.join(variants)}" if variants else ""
+        return f"there are no files of the variant {config.variant!r}{has}: change or leave out --variant"
+    return "check the files"
+
+
+def _check_tokenizers(pipeline: Any) -> None:
+    """Raises ModelError if a tokenizer knows less than half of the tokens of its text encoder."""
+    for name, tokenizer in pipeline.components.items():
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+        if not name.startswith("tokenizer") or tokenizer is None or encoder is None:
+            continue
+        config = getattr(encoder.config, "text_config", encoder.config)
+        if 2 * len(tokenizer) < getattr(config, "vocab_size", 0):
+            raise ModelError(
+                f"{name} has {len(tokenizer)} tokens and its text encoder {config.vocab_size}: files of the vocabulary "
+                "are missing, so that prompts would be the same; download the model again"
+            )
+
+
+def load_pipeline(config: ModelConfig, dtypes: Mapping[str, torch.dtype] | None = None) -> Any:
+    """The diffusers pipeline of `config`, on the CPU, frozen, in its dtype, or in `dtypes` by component (`default`).
 
     Raises:
         ModelError: the folder or hub id does not exist or cannot be loaded, or the family is not supported.
@@ -233,26 +312,29 @@ def load_pipeline(config: ModelConfig) -> Any:
 
     source = str(model_path()) if config.path == TINYWORLD else config.path
     looks_local = is_folder(source)
+    absent: dict[str, Any] = {}
     if looks_local:
         folder = Path(source).expanduser()
         if not folder.exists():
             raise ModelError(f"there is no model folder {source}")
-        _check_folder(folder)
+        absent = _check_folder(folder)
         source = str(folder)
+    else:
+        with suppress(OSError, ValueError):  # whatever is wrong, the loader below says it better
+            absent = _null_components(DiffusionPipeline.load_config(source, revision=config.revision))
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             source,
             revision=config.revision,
             variant=config.variant,
-            dtype=getattr(torch, config.dtype),
+            dtype=getattr(torch, config.dtype) if dtypes is None else dict(dtypes),
+            **absent,
         )
     except Exception as error:  # diffusers, the hub client and the file formats each raise their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        remedy = (
-            "check the files" if looks_local else "check the name, the network and (for gated models) `hf auth login`"
-        )
-        raise ModelError(f"cannot load the model {config.path!r}: {reason}; {remedy}") from error
+        raise ModelError(f"cannot load the model {config.path!r}: {reason}; {_remedy(config, looks_local)}") from error
     family_of(type(pipeline).__name__)
+    _check_tokenizers(pipeline)
     return pipeline
 
 

@@ -132,6 +132,10 @@ class Family(Protocol):
         """Rows of P prompts and of the empty one, with the same shapes; the text encoders are on the device."""
         ...
 
+    def token_limits(self) -> Mapping[str, int]:
+        """Name of each tokenizer → most tokens that its text encoder is given; see `hero.policies.prompts`."""
+        ...
+
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         """The denoiser's output (N, C, h, w) for `latents` (N, C, h, w) at `times` (N,), one of `rows` each."""
         ...

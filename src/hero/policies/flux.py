@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,9 @@ class Flux:
             {"embeddings": embeddings[:-1], "pooled": pooled[:-1]},
             {"embeddings": embeddings[-1:], "pooled": pooled[-1:]},
         )
+
+    def token_limits(self) -> Mapping[str, int]:
+        return {"tokenizer": self.pipeline.tokenizer_max_length, "tokenizer_2": 512}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         embeds = self.pipeline.transformer.config.guidance_embeds

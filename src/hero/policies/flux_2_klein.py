@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from hero.policies.family import (
     patch_positions,
 )
 from hero.policies.lora import JOINT_ATTENTION
+from hero.policies.prompts import chat_prefix
 from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["Flux2Klein"]
@@ -60,6 +61,9 @@ class Flux2Klein:
         """Keys: `embeddings` (P, L, D)."""
         embeddings, _ = self.pipeline.encode_prompt([*prompts, ""], device=self.device)
         return Conditioning({"embeddings": embeddings[:-1]}, {"embeddings": embeddings[-1:]})
+
+    def token_limits(self) -> Mapping[str, int]:
+        return {"tokenizer": 512 - chat_prefix(self.pipeline.tokenizer)}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         embeddings = rows["embeddings"]

@@ -19,7 +19,9 @@ from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows, encode_kl
 from hero.policies.layers import Pooling, captured, channel_statistics, level_noise
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
+from hero.policies.prompts import CutPrompt, cut_prompts
 from hero.policies.sharding import shard_frozen
+from hero.policies.steps import check_noise_left
 from hero.transitions import Transition
 
 __all__ = ["PipelinePolicy", "repeated_blocks"]
@@ -45,6 +47,8 @@ class PipelinePolicy:
                 f"sampling.true_cfg_scale is for guidance-distilled models; {type(pipeline).__name__} is guided by "
                 "sampling.guidance_scale"
             )
+        _check_channels(pipeline, family)
+        check_noise_left(family.steps)
         self.pipeline = pipeline
         self.pipeline.set_progress_bar_config(disable=True)
         self.family = family
@@ -109,6 +113,9 @@ class PipelinePolicy:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         with self._present("text-encoders"):
             return self.family.encode(list(prompts))
+
+    def cut(self, prompts: Sequence[str]) -> list[CutPrompt]:
+        return cut_prompts(self.pipeline, self.family.token_limits(), prompts)
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
         steps = steps.to(self.device)
@@ -231,6 +238,18 @@ class PipelinePolicy:
 
     def save_lora(self, folder: Path) -> Path:
         return save_lora(type(self.pipeline), self.denoiser, folder)
+
+
+def _check_channels(pipeline: Any, family: Family) -> None:
+    """Raises ModelError if the denoiser takes more than the VAE's latents, as those for inpainting do."""
+    own = pipeline.vae.config.get("latent_channels") or pipeline.vae.config.get("z_dim")
+    patch = family.size.factor // pipeline.vae_scale_factor  # latents per side of what the family calls one
+    if own is not None and family.latent_shape[0] != own * patch**2:
+        raise ModelError(
+            f"the {type(getattr(pipeline, family.denoiser)).__name__} takes {family.latent_shape[0]} channels where "
+            f"the VAE's latents have {own * patch**2}: it is no plain text-to-image model, but one for "
+            "inpainting, say"
+        )
 
 
 def _move(module: torch.nn.Module, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from hero.policies.lora import JOINT_ATTENTION
 from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["QwenImage", "RescaledGuidance"]
+
+_TOKENS = 512
+"""Tokens of a prompt that its embeddings are cut to."""
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "attention": JOINT_ATTENTION,
@@ -74,10 +77,13 @@ class QwenImage:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D), as long as the longest prompt, and `mask` (P, L) bool."""
-        embeddings, mask = self.pipeline.encode_prompt([*prompts, ""], device=self.device, max_sequence_length=512)
+        embeddings, mask = self.pipeline.encode_prompt([*prompts, ""], device=self.device, max_sequence_length=_TOKENS)
         mask = torch.ones(embeddings.shape[:2], device=self.device) if mask is None else mask
         rows = {"embeddings": embeddings, "mask": mask.bool()}
         return Conditioning({k: v[:-1] for k, v in rows.items()}, {k: v[-1:] for k, v in rows.items()})
+
+    def token_limits(self) -> Mapping[str, int]:
+        return {"tokenizer": _TOKENS}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         tokens: torch.Tensor = self.pipeline.transformer(

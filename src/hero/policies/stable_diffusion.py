@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,9 @@ class StableDiffusion:
         """Keys: `embeddings` (P, L, D)."""
         positive, negative = self.pipeline.encode_prompt(list(prompts), self.device, 1, True)
         return Conditioning({"embeddings": positive}, {"embeddings": negative[:1]})
+
+    def token_limits(self) -> Mapping[str, int]:
+        return {"tokenizer": self.pipeline.tokenizer.model_max_length}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         output: torch.Tensor = self.pipeline.unet(

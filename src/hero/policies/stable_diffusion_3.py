@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class StableDiffusion3:
             {"embeddings": embeddings, "pooled": pooled},
             {"embeddings": negative[:1], "pooled": negative_pooled[:1]},
         )
+
+    def token_limits(self) -> Mapping[str, int]:
+        clip = self.pipeline.tokenizer_max_length
+        return {"tokenizer": clip, "tokenizer_2": clip, "tokenizer_3": 256}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         output: torch.Tensor = self.pipeline.transformer(

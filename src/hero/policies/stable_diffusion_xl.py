@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,10 @@ class StableDiffusionXL:
             {"embeddings": embeddings, "pooled": pooled, "time_ids": time_ids.expand(len(prompts), -1)},
             {"embeddings": negative[:1], "pooled": negative_pooled[:1], "time_ids": time_ids},
         )
+
+    def token_limits(self) -> Mapping[str, int]:
+        tokenizers = {name: getattr(self.pipeline, name) for name in ("tokenizer", "tokenizer_2")}
+        return {name: tokenizer.model_max_length for name, tokenizer in tokenizers.items() if tokenizer is not None}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         output: torch.Tensor = self.pipeline.unet(

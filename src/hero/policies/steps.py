@@ -7,6 +7,7 @@ and other t are rounded to the nearest; in flow matching t is sigma.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +25,22 @@ from hero.transitions.flow import (
     velocity_to_noise,
 )
 
-__all__ = ["DDIMSteps", "FlowSteps", "Steps", "ddim_scheduler", "flow_scheduler"]
+__all__ = [
+    "VISIBLE_NOISE",
+    "DDIMSteps",
+    "FlowSteps",
+    "Steps",
+    "check_noise_left",
+    "ddim_scheduler",
+    "flow_scheduler",
+    "noise_left",
+]
+
+VISIBLE_NOISE = 0.05
+"""Noise in final latents, as a share of that at t = 1, that may be seen in a picture."""
+
+_NO_SIGNAL = 1e-6
+"""ᾱ below which nothing of the picture is left; usual schedules end at 5e-3 or 4e-5."""
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -84,7 +100,7 @@ def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
 
     Raises:
         ModelError: `scheduler` has no discrete noise schedule, or clips or thresholds its samples, so that its
-            steps are not Gaussian in the model's output.
+            steps are not Gaussian in the model's output; or its betas do not go with what the model predicts.
     """
     config, name = dict(scheduler.config), type(scheduler).__name__
     # A scheduler keeps settings of other kinds from its file, so the setting alone proves nothing.
@@ -104,7 +120,14 @@ def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
             f"the scheduler {name} is for models that predict {config['prediction_type']!r}; "
             f"known: {', '.join(_PREDICTIONS)}"
         )
-    return DDIMScheduler.from_config(config)
+    made = DDIMScheduler.from_config(config)
+    if made.config.prediction_type == "epsilon" and made.alphas_cumprod.min() < _NO_SIGNAL:
+        raise ModelError(
+            f"the scheduler {name} has betas of zero terminal SNR, where a model that predicts the noise says nothing "
+            "of the picture; set rescale_betas_zero_snr to false in scheduler_config.json, or prediction_type to "
+            "v_prediction if the model was trained so"
+        )
+    return made
 
 
 class DDIMSteps:
@@ -114,13 +137,18 @@ class DDIMSteps:
         ModelError: more steps than the model was trained with, or no step that has a density.
     """
 
-    feature_levels = (0.02, 0.1, 0.25)
+    feature_levels: tuple[float, ...] = (0.02, 0.1, 0.25)
 
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, eta: float, device: torch.device) -> None:
         train_steps = scheduler.config.num_train_timesteps
         if num_steps > train_steps:
             raise ModelError(f"sampling.num_steps = {num_steps} is more than the model's {train_steps}")
         scheduler.set_timesteps(num_steps)
+        if (first := int(scheduler.timesteps.max())) >= train_steps:
+            raise ModelError(
+                f"sampling.num_steps = {num_steps}: with the scheduler's steps_offset the first step would be at "
+                f"timestep {first} of 0 to {train_steps - 1}; use fewer steps"
+            )
         self.num_steps = num_steps
         self.eta = eta
         self.prediction = scheduler.config.prediction_type
@@ -132,10 +160,7 @@ class DDIMSteps:
         alpha_bar = cumulative[scheduler.timesteps]
         self.levels = ((scheduler.timesteps + 1) / train_steps).to(device)
         self.trainable = ddim_std(alpha_bar, alpha_bar_next, eta) > 0
-        if eta > 0 and not self.trainable.any():
-            raise ModelError(
-                f"sampling.num_steps = {num_steps}: with this scheduler no step has a density; use more steps"
-            )
+        _check_trainable(self.trainable, eta, num_steps)
         self.alpha_bar = alpha_bar.to(device)
         self.alpha_bar_next = alpha_bar_next.to(device)
         self._cumulative = cumulative.to(device)
@@ -194,24 +219,34 @@ def flow_scheduler(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
 class FlowSteps:
     """Stochastic flow matching over the sigmas that `scheduler` was set to; `a` scales the noise.
 
-    Call the scheduler's `set_timesteps` first; model families differ in its arguments.
+    Call the scheduler's `set_timesteps` first; model families differ in its arguments. The last step is deterministic,
+    and so is any whose σ would be below `NARROWEST`: its density would be one of rounding.
+
+    Raises:
+        ModelError: no step has a density.
     """
 
-    feature_levels = (0.12, 0.25, 0.4)  # the same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`
+    NARROWEST = 0.01
+    """bfloat16 stores latents of size 1 in steps of 0.008."""
+
+    feature_levels: tuple[float, ...] = (0.12, 0.25, 0.4)
+    # The same noise-to-data ratios as Stable Diffusion at those of `DDIMSteps`.
 
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, a: float, device: torch.device) -> None:
         sigmas = scheduler.sigmas.detach().float().cpu()
         self.num_steps = len(sigmas) - 1
-        self.a = a
-        self.t_first = float(sigmas[1])
         self.times = scheduler.timesteps.to(device)
         self.train_steps = scheduler.config.num_train_timesteps
-        self.trainable = flow_std(sigmas[:-1], sigmas[1:], self.t_first, a) > 0
+        std = flow_std(sigmas[:-1], sigmas[1:], a)
+        std = torch.where(std < self.NARROWEST, 0.0, std)
+        self.trainable = std > 0
+        _check_trainable(self.trainable, a, self.num_steps)
+        self.std = std.to(device)
         self.sigmas = sigmas.to(device)
         self.levels = self.sigmas[:-1]
 
     def transition(self, output: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor) -> Transition:
-        return flow_transition(output, latents, self.sigmas[steps], self.sigmas[steps + 1], self.t_first, self.a)
+        return flow_transition(output, latents, self.sigmas[steps], self.sigmas[steps + 1], self.std[steps])
 
     def times_at(self, t: torch.Tensor) -> torch.Tensor:
         times: torch.Tensor = _checked(t) * self.train_steps
@@ -229,6 +264,38 @@ class FlowSteps:
     def target(self, sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         _checked(t)
         return flow_target(sample.float(), noise.float())
+
+
+def _check_trainable(trainable: torch.Tensor, eta: float, num_steps: int) -> None:
+    if eta > 0 and not trainable.any():
+        raise ModelError(f"sampling.num_steps = {num_steps}: with this scheduler no step has a density; use more steps")
+
+
+def noise_left(steps: Steps) -> float:
+    """Standard deviation of the noise in final latents that a perfect model of one known picture would draw.
+
+    In units of that of a latent at t = 1. It is what the sampler adds and does not remove, and what the schedule never
+    removes; what the model itself gets wrong is not in it.
+    """
+    one = torch.ones(1, 1, 1, 1, device=steps.levels.device)
+    variance = 1.0
+    for k in range(steps.num_steps):
+        level, picture = steps.levels[k : k + 1], torch.zeros_like(one)
+        noise = one / steps.noised(picture, one, level)  # everything in a latent that is not the picture, here 0
+        step = steps.transition(steps.target(picture, noise, level), one, torch.tensor([k], device=one.device))
+        variance = float(step.mean) ** 2 * variance + float(step.std) ** 2  # the mean is linear in the latent
+    return math.sqrt(variance)
+
+
+def check_noise_left(steps: Steps) -> None:
+    """Raises ModelError if images drawn with `steps` show noise (`VISIBLE_NOISE`) that no model can remove."""
+    left = noise_left(steps)
+    if not left <= VISIBLE_NOISE:
+        raise ModelError(
+            f"with these settings noise of standard deviation {left:.2g} stays in every picture's latents (at most "
+            f"{VISIBLE_NOISE:g} cannot be seen): use more sampling.num_steps or a lower sampling.eta, and check that "
+            "the model's scheduler ends at the clean picture"
+        )
 
 
 def _checked(t: torch.Tensor) -> torch.Tensor:

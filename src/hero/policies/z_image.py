@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from hero.policies.family import (
     shift_of,
 )
 from hero.policies.lora import UNET_LAYERS
+from hero.policies.prompts import chat_prefix
 from hero.policies.steps import FlowSteps, flow_scheduler
 
 __all__ = ["ZImage"]
@@ -62,6 +63,9 @@ class ZImage:
         lengths = torch.tensor([len(row) for row in listed], device=self.device)
         rows = {"embeddings": torch.nn.utils.rnn.pad_sequence(listed, batch_first=True), "length": lengths}
         return Conditioning({k: v[:-1] for k, v in rows.items()}, {k: v[-1:] for k, v in rows.items()})
+
+    def token_limits(self) -> Mapping[str, int]:
+        return {"tokenizer": 512 - chat_prefix(self.pipeline.tokenizer)}
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, rows: Rows) -> torch.Tensor:
         lengths = rows["length"].tolist()

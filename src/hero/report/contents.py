@@ -59,6 +59,11 @@ class RunContents:
         return task is not None and task.sensitive
 
     @property
+    def cut_prompts(self) -> list[str]:
+        """What text encoders do not see of the prompts."""
+        return self._run.cut_prompts
+
+    @property
     def labels(self) -> int:
         return self.stats[-1].labels if self.stats else 0
 

@@ -27,13 +27,20 @@ __all__ = [
     "Representation",
     "TripletGroup",
     "cosine_distance",
+    "embedding_channels",
     "triplet_groups",
     "triplet_loss",
 ]
 
 
+def embedding_channels(latent_channels: int) -> tuple[int, int, int]:
+    """Channels of the three blocks of E: 2C, 4C, 8C as published, at most 128 but never fewer than C."""
+    widest = max(128, latent_channels)
+    return min(2 * latent_channels, widest), min(4 * latent_channels, widest), min(8 * latent_channels, widest)
+
+
 class EmbeddingNetwork(nn.Module):
-    """E: three blocks of 3×3 convolution, ReLU and 2×2 max-pooling (8, 16, 32 channels), then a linear layer.
+    """E: three blocks of 3×3 convolution, ReLU and 2×2 max-pooling (`embedding_channels`), then a linear layer.
 
     Maps (N, C, h, w) latents to (N, width) embeddings ≥ 0. h and w are the model's; latents with a side
     shorter than 8 are pooled only as often as it allows.
@@ -43,7 +50,7 @@ class EmbeddingNetwork(nn.Module):
         super().__init__()
         channels, height, side = latent_shape
         layers: list[nn.Module] = []
-        for out in (8, 16, 32):
+        for out in embedding_channels(channels):
             layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
             if min(height, side) >= 2:
                 layers.append(nn.MaxPool2d(2))

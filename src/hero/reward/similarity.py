@@ -12,7 +12,7 @@ from hero.config import RewardConfig
 from hero.progress import OnStep, ignore
 from hero.registry import Settings, SimilaritySettings
 from hero.reward.protocol import Reward, RewardContext
-from hero.reward.representation import Representation, triplet_groups
+from hero.reward.representation import Representation, embedding_channels, triplet_groups
 from hero.types import Labelled, Score, Verdict
 
 __all__ = ["Similarity", "similarity"]
@@ -88,10 +88,10 @@ class Similarity(Reward):
 
     @staticmethod
     def memory_needed(latent_shape: tuple[int, int, int], settings: Settings | None) -> int:
-        """Embedding network and head with gradients and Adam's state; three poolings and 32 channels come first."""
+        """Embedding network and head with gradients and Adam's state; E's three poolings come first."""
         assert isinstance(settings, SimilaritySettings)
         width = settings.width
-        linear = 32 * (latent_shape[1] // 8) * (latent_shape[2] // 8)
+        linear = embedding_channels(latent_shape[0])[-1] * (latent_shape[1] // 8) * (latent_shape[2] // 8)
         return 16 * (linear * width + width * width + width * width // 2 + width * width // 8)
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -22,11 +22,13 @@ from safetensors import SafetensorError
 from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.ids import ImageId, round_of
+from hero.run.fixed import check_unchanged
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CUT_FILE",
     "EVALUATION",
     "LORA_FILE",
     "METRICS_FILE",
@@ -45,6 +47,8 @@ METRICS_FILE = "metrics.jsonl"
 STORE_FILE = "feedback.db"
 LORA_FILE = "lora/pytorch_lora_weights.safetensors"
 NOISE_FILE = "refined_noise.safetensors"
+CUT_FILE = "cut_prompts.json"
+"""What text encoders do not see of the run's prompts; written only where something is cut."""
 REPORT_FILE = "report.html"
 EVALUATION = "evaluation"
 """The folder of an evaluation, unless another is named."""
@@ -113,12 +117,17 @@ class RunDirectory:
 
         Raises:
             RunError: there is no run in `path`.
-            ConfigError: its config.toml or a setting is not valid.
+            ConfigError: its config.toml or a setting is not valid, or a setting cannot change (`hero.run.fixed`).
         """
         path = Path(path)
         if not (path / "config.toml").is_file():
             raise RunError(f"there is no run in {path}: it holds no config.toml")
-        return cls(path, load_run_config(path / "config.toml", settings))
+        begun = load_run_config(path / "config.toml")
+        if not settings:
+            return cls(path, begun)
+        wanted = load_run_config(path / "config.toml", settings)
+        check_unchanged(begun, wanted)
+        return cls(path, wanted)
 
     def lock(self) -> None:
         """Makes this process the only one that may train the run; released when the process ends.

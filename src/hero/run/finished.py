@@ -18,6 +18,7 @@ from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.ids import image_id
 from hero.run.directory import (
+    CUT_FILE,
     EVALUATION,
     LORA_FILE,
     METRICS_FILE,
@@ -84,6 +85,13 @@ class FinishedRun:
         """Labels spent: every image that was shown counts as one."""
         history = self.history
         return history[-1].labels if history else 0
+
+    @property
+    def cut_prompts(self) -> list[str]:
+        """What text encoders do not see of its prompts, in a sentence each; usually empty."""
+        path = self.path / CUT_FILE
+        found: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return found
 
     @property
     def evaluation(self) -> dict[str, Any] | None:

@@ -6,9 +6,11 @@ shown and is waiting for its answer is stored beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from hero.policies import Conditioning, Policy, load_policy
 from hero.reward import Reward, RewardContext, make_reward
 from hero.rollout import draw_micro_batch
 from hero.run import Checkpoint, RunDirectory
-from hero.run.directory import NOISE_FILE
+from hero.run.directory import CUT_FILE, NOISE_FILE
 from hero.run.trackers import Trackers
 from hero.selection import make_selector
 from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
@@ -49,6 +51,7 @@ class Learner:
         policy, noise, reward, update, memory: what learns; `update` is None for frozen weights.
         selector: which of the drawn images are shown.
         conditioning: one row per prompt of the run, computed once.
+        cut: what text encoders do not see of the prompts, in a sentence each; usually empty.
         history: the figures of every finished round.
         workers: the processes that draw and differentiate.
         trackers: receive the figures.
@@ -59,6 +62,10 @@ class Learner:
         self.directory = directory
         self.policy = policy
         self.conditioning = policy.encode(config.task.prompts)
+        self.cut = tuple(map(str, policy.cut(config.task.prompts)))
+        if self.cut:
+            _check_different(config.task.prompts, self.conditioning)
+            directory.write_text(CUT_FILE, json.dumps(self.cut, indent=1, ensure_ascii=False) + "\n")
         self.noise = make_noise(config.noise, config.task.prompts)
         self.selector = make_selector(config.selection)
         self.workers = workers
@@ -250,6 +257,16 @@ def help_main() -> None:
     context = RewardContext(policy, conditioning, Memory(), config.seed, Alone())
     reward, update = make_reward(config.reward, context), make_update(policy, config.update, seed=config.seed)
     helper.serve(_tasks(policy, conditioning, reward, update), _shared_weights(policy, update))
+
+
+def _check_different(prompts: Sequence[str], conditioning: Conditioning) -> None:
+    """Raises ConfigError if two prompts are the same to the model, since they differ only where they are cut."""
+    for a, b in combinations(range(len(prompts)), 2):
+        if all(torch.equal(rows[a], rows[b]) for rows in conditioning.positive.values()):
+            raise ConfigError(
+                f"the prompts {prompts[a]!r} and {prompts[b]!r} are the same to the model, which cuts off the ends in "
+                "which they differ; make them shorter"
+            )
 
 
 def labelled_round(round_: int, ids: tuple[ImageId, ...], trajectory: Trajectory, feedback: Feedback) -> Labelled:

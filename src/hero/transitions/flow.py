@@ -1,7 +1,9 @@
 """Stochastic steps for rectified-flow models, which predict the velocity v = noise − data.
 
-x_t = (1 − t)·x_0 + t·x_1 with data x_0 and noise x_1 ~ N(0, I); t runs from 1 (noise) to 0 (data). Source: Liu et al.,
-"Flow-GRPO", arXiv 2505.05470, eq. 9 to 11: a stochastic process with the marginals of the deterministic one.
+x_t = (1 − t)·x_0 + t·x_1 with data x_0 and noise x_1 ~ N(0, I); t runs from 1 (noise) to 0 (data). Sources: Liu et al.,
+"Flow-GRPO", arXiv 2505.05470, whose process this is where steps are small; Song et al., "Denoising Diffusion Implicit
+Models", eq. 12 and 16, for its steps, which are exact for one known picture at any length; Wang & Yu,
+"Coefficients-Preserving Sampling", arXiv 2509.05952, on why Flow-GRPO's leave noise.
 """
 
 from __future__ import annotations
@@ -33,39 +35,35 @@ def flow_target(sample: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return noise - sample
 
 
-def flow_std(t: torch.Tensor, t_next: torch.Tensor, t_first: float, a: float) -> torch.Tensor:
-    """σ_t·√(t − t_next) with σ_t = a·√(t/(1 − t)); same shape as `t`.
+def flow_std(t: torch.Tensor, t_next: torch.Tensor, a: float) -> torch.Tensor:
+    """σ = a·t_next·√((1 − (ρ_next/ρ)²)/2) with ρ = t/(1 − t), for a step from t to t_next < t; same shape as `t`.
 
-    1 − t is taken as at least 1 − `t_first`, where `t_first` is the time after the first step of the schedule: at t = 1
-    the denominator would be 0. At every later step this changes nothing.
+    Never more than a/√2 of the noise that belongs to t_next, so that it is 0 at the last step, to t_next = 0; ρ_next/ρ
+    is 0 at the first, from t = 1. For small steps σ² is a²·t/(1 − t)·(t − t_next), Flow-GRPO's.
     """
-    remaining = (1 - t).clamp(min=1 - t_first)
-    return a * (t / remaining * (t - t_next).clamp(min=0)).sqrt()
+    # Rounding may take t_next to 1 where a schedule begins with tiny steps.
+    ratio = t_next * (1 - t) / (t * (1 - t_next).clamp(min=torch.finfo(t.dtype).eps))
+    return a * t_next * ((1 - ratio.square()).clamp(min=0) / 2).sqrt()
 
 
 def flow_transition(
-    output: torch.Tensor,
-    latents: torch.Tensor,
-    t: torch.Tensor,
-    t_next: torch.Tensor,
-    t_first: float,
-    a: float,
+    output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor, t_next: torch.Tensor, std: torch.Tensor
 ) -> Transition:
-    """The Gaussian of one step from t to t_next < t.
+    """The Gaussian of one step from t to t_next < t, DDIM's for a flow: mean = (1 − t_next)·x̂_0 + √(t_next² − σ²)·x̂_1.
 
-    With Δt = t_next − t: mean = x_t + v̂·Δt + σ_t²/(2t)·x̂_1·Δt, std = σ_t·√(−Δt) (`flow_std`). As a → 0 this is the
-    Euler step x_t + v̂·Δt.
+    Data and noise keep the shares that belong to t_next, however long the step is. At σ = 0 it is the Euler step
+    x_t + v̂·(t_next − t).
 
     Args:
         output: (N, C, h, w) predicted velocity, any float dtype; computed in fp32.
         latents: (N, C, h, w), x_t.
         t, t_next: (N,) fp32 in [0, 1].
-        t_first: see `flow_std`.
-        a: how stochastic, ≥ 0; 0.7 as published.
+        std: (N,) fp32, σ, at most t_next: `flow_std`, or 0.
     """
-    t, t_next = (x.float().view(-1, 1, 1, 1) for x in (t, t_next))
+    t, t_next, std = (x.float().view(-1, 1, 1, 1) for x in (t, t_next, std))
     velocity, latents = output.float(), latents.float()
-    std = flow_std(t, t_next, t_first, a)
-    # σ_t²·Δt = −std², which is exact at every step, the first one included.
-    drift = std.square() / (2 * t) * velocity_to_noise(velocity, latents, t)
+    kept = (t_next.square() - std.square()).clamp(min=0).sqrt()
+    # t_next − kept, without the difference of two nearly equal numbers; exactly 0 at σ = 0.
+    replaced = std.square() / (t_next + kept).clamp(min=torch.finfo(torch.float32).tiny)
+    drift = replaced * velocity_to_noise(velocity, latents, t)
     return Transition(latents + (t_next - t) * velocity - drift, std)

@@ -56,7 +56,7 @@ class Renoised:
 
 @dataclass(frozen=True)
 class _Noisings:
-    """M latents to be noised again: everything but the model; `total` of them contribute to the optimizer step."""
+    """M latents to be noised again: everything but the model; their losses' sum is divided by `total`."""
 
     sample: torch.Tensor
     noise: torch.Tensor
@@ -64,7 +64,7 @@ class _Noisings:
     prompt_index: torch.Tensor
     rewards: torch.Tensor
     advantages: torch.Tensor
-    total: int
+    total: float
 
 
 class ForwardUpdate(Update):
@@ -134,7 +134,9 @@ class ForwardUpdate(Update):
             self.policy.blend("old", towards="current", decay=self.settings.old_decay)
         return stats_of(taken, self.figures(taken))
 
-    def _noisings(self, examples: Sequence[tuple[int, int, int]], judged: Judged, round_: int, total: int) -> _Noisings:
+    def _noisings(
+        self, examples: Sequence[tuple[int, int, int]], judged: Judged, round_: int, total: float
+    ) -> _Noisings:
         images = torch.tensor([image for image, _, _ in examples])
         drawn = [self._drawn(round_, *example) for example in examples]
         return _Noisings(

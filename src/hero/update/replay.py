@@ -62,7 +62,7 @@ class _Transitions:
         latents, following: (R·m, C, h, w), before and after the step.
         steps, prompt_index: (R·m,) int64.
         old_log_probs, rewards, advantages: (R, m).
-        total: rows in the whole optimizer step.
+        total: what the sum of the rows' losses is divided by.
     """
 
     latents: torch.Tensor
@@ -72,10 +72,10 @@ class _Transitions:
     old_log_probs: torch.Tensor
     rewards: torch.Tensor
     advantages: torch.Tensor
-    total: int
+    total: float
 
     @classmethod
-    def of(cls, rows: Sequence[_Row], judged: Judged, old_log_probs: torch.Tensor, total: int) -> _Transitions:
+    def of(cls, rows: Sequence[_Row], judged: Judged, old_log_probs: torch.Tensor, total: float) -> _Transitions:
         images = torch.tensor([group for group, _ in rows])
         steps = torch.tensor([step for _, step in rows])[:, None].expand_as(images)
         flat, at = images.flatten(), steps.flatten()

@@ -15,6 +15,7 @@ export class Rail {
     this.goalLabel = h("p", { class: "label" }, "Goal");
     this.goal = h("h1", { class: "goal" });
     this.prompt = h("p", { class: "prompt" });
+    this.cut = h("p", { class: "prompt" });
     this.bestBox = h("section", { class: "best-box", "aria-label": "Best so far" });
     this.learnt = h("section", { class: "learnt", "aria-label": "Learnt so far" });
     this.people = h("section", { class: "people", "aria-label": "Evaluators" });
@@ -28,7 +29,7 @@ export class Rail {
     );
     root.append(
       h("div", { class: "brand" }, h("b", { class: "wordmark" }, "hero"), this.name),
-      h("div", { class: "goal-box" }, this.goalLabel, this.goal, this.prompt),
+      h("div", { class: "goal-box" }, this.goalLabel, this.goal, this.prompt, this.cut),
       this.bestBox,
       this.learnt,
       this.people,
@@ -60,6 +61,8 @@ export class Rail {
       this.prompt,
       { text: severalPrompts(state) ? `${run.prompts.length} prompts, one under each image` : `“${run.prompts[0]}”` },
     );
+    set(this.cut, { text: run.cut?.length ? `Too long for the model: ${run.cut.join("; ")}` : "" });
+    this.cut.hidden = !run.cut?.length;
     this.bests(state);
     this.renderOn("learnt", [state.learned, run.rounds, isEvaluation(state)], () => this.learntSoFar(state));
     this.renderOn("people", [state.evaluators, run.evaluators, state.evaluator], () => this.others(state));
