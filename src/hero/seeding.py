@@ -48,6 +48,7 @@ class Stage(StrEnum):
     EYE_NOISE = "eye-noise"
     EYE_STEP_NOISE = "eye-step-noise"
     BENCH_LORA = "bench-lora"
+    BENCH_CLIENTS = "bench-clients"
 
 
 def derive_seed(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> int:

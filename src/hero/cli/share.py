@@ -34,6 +34,9 @@ def export(
         FormatChoice,
         typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
     ] = FormatChoice.DIFFUSERS,
+    weight: Annotated[
+        float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")
+    ] = 1.0,
 ) -> None:
     """Write what a run has learnt for other programs, with a model card."""
     from hero.run import RunDirectory
@@ -42,7 +45,7 @@ def export(
     quiet_libraries()
     from hero.export import export as write
 
-    say(Console(), str(write(run, format_.value, out)))
+    say(Console(), str(write(run, format_.value, out, weight=weight)))
 
 
 feedback_app = typer.Typer(
@@ -107,6 +110,8 @@ def feedback_import(
             console,
             f"{started.seeded} labelled images imported as round 0: for the representation and best image only",
         )
+    if started.fitted:
+        say(console, f"{started.fitted} of them were of another size: cropped to the model's shape, and scaled")
     if started.unused:
         say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
     say(console, f"hero resume {out}  # continues learning")
