@@ -253,6 +253,23 @@ _COMFYUI_CLASSES = {
 }
 
 
+_COMFYUI_MODELS = {
+    "stable-diffusion": "SD15",
+    "sdxl": "SDXL",
+    "sd3": "SD3",
+    "flux": "Flux",
+    "qwen-image": "QwenImage",
+    "z-image": "ZImage",
+    "flux-2-klein": "Flux2",
+}
+_FORGE_ENGINES = {"stable-diffusion": "sd15", "sdxl": "sdxl", "sd3": "sd35", "flux": "flux"}
+_NO_MODEL = "the program has no such model"
+
+
+class NoSuchModelError(Exception):
+    """The program cannot run the model, so that what its loader would make of the file says nothing."""
+
+
 def _to_original(utils: Any, case: Case) -> Callable[[str], tuple[str, int | None]]:
     """ComfyUI's own map from diffusers' layers to those of the original model, or ours where it has none."""
     family, words = case.family, FAMILIES[case.family][3]
@@ -314,7 +331,11 @@ def _comfyui(folder: Path) -> tuple[str, Loader]:
     importlib.import_module("comfy").model_base = bases  # type: ignore[attr-defined]
     version = (folder / "comfyui_version.py").read_text(encoding="utf-8").split('"')[-2]
 
+    supported = (folder / "comfy" / "supported_models.py").read_text(encoding="utf-8")
+
     def load(case: Case, file: Path) -> Applied:
+        if f"class {_COMFYUI_MODELS[case.family]}(" not in supported:
+            raise NoSuchModelError(_NO_MODEL)
         wanted = case.wanted(_to_original(utils, case))
         kind = getattr(bases, _COMFYUI_CLASSES.get(case.family, "BaseModel"))
         model = kind()
@@ -340,6 +361,8 @@ def _forge(folder: Path) -> tuple[str, Loader]:
     utils = importlib.import_module("packages_3rdparty.comfyui_lora_collection.utils")
 
     def load(case: Case, file: Path) -> Applied:
+        if not (folder / "backend" / "diffusion_engine" / f"{_FORGE_ENGINES.get(case.family)}.py").is_file():
+            raise NoSuchModelError(_NO_MODEL)
         wanted = case.wanted(_to_original(utils, case))
         weights = {f"diffusion_model.{layer}.weight": update for layer, update in wanted.items()}
         model = types.SimpleNamespace(
@@ -376,8 +399,10 @@ def _a1111(folder: Path) -> tuple[str, Loader]:
     def load(case: Case, file: Path) -> Applied:
         # Its Stable Diffusion has the original's names, as XL's are in kohya's layout.
         names = {"stable-diffusion": "StableDiffusionXLPipeline", "sdxl": case.pipeline}
+        if case.family == "sd3":
+            raise NoSuchModelError("not tried: its model cannot be stood in for")
         if case.family not in names:
-            raise NotImplementedError("not tried")
+            raise NoSuchModelError(_NO_MODEL)
         at = places(case.content.lora, names[case.family], case.denoiser)
         wanted = case.wanted(lambda layer: (at[layer].name, None))
         layers = {f"diffusion_model_{layer.replace('.', '_')}": layer for layer in wanted}
@@ -452,6 +477,8 @@ def check_loader(client: str, load: Loader, case: Case, layout: str) -> ClientRe
         count = len(load_file(file))
         try:
             found = load(case, file)
+        except NoSuchModelError as error:
+            return ClientResult(client, case.family, layout, 0, count, None, str(error))
         except Exception as error:  # each program raises its own
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             return ClientResult(client, case.family, layout, 0, count, None, reason)
@@ -462,12 +489,17 @@ def check_loader(client: str, load: Loader, case: Case, layout: str) -> ClientRe
     return ClientResult(client, case.family, layout, found.used, count, apart, keys=found.keys)
 
 
-def key_tables(results: list[ClientResult]) -> dict[str, dict[str, dict[str, Mapping[str, str]]]]:
-    """Client → family → layout → names that its loader knows, of the layers of the case's file."""
-    tables: dict[str, dict[str, dict[str, Mapping[str, str]]]] = {}
+def key_tables(results: list[ClientResult]) -> list[dict[str, Any]]:
+    """`family`, `layout`, `keys` and the `clients` that share them, of each file that a loader used the whole of."""
+    tables: list[dict[str, Any]] = []
     for r in results:
-        if r.keys:
-            tables.setdefault(r.client, {}).setdefault(r.family, {})[r.layout] = r.keys
+        if r.difference is None or r.used < r.tensors:
+            continue
+        same = [t for t in tables if (t["family"], t["layout"], t["keys"]) == (r.family, r.layout, r.keys)]
+        if same:
+            same[0]["clients"].append(r.client)
+        else:
+            tables.append({"family": r.family, "layout": r.layout, "clients": [r.client], "keys": r.keys})
     return tables
 
 
@@ -500,7 +532,9 @@ def main() -> None:
         rows = [{key: value for key, value in asdict(r).items() if key != "keys"} for r in results]
         (arguments.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
         (arguments.out / "results.md").write_text(clients_table(results))
-        (arguments.out / "keys.json").write_text(json.dumps(key_tables(results), indent=0) + "\n")
+        (arguments.out / "keys.json").write_text(
+            json.dumps(key_tables(results), indent=0, separators=(",", ":")) + "\n"
+        )
 
 
 if __name__ == "__main__":

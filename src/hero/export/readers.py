@@ -15,7 +15,7 @@ _UNET_KOHYA = {"kohya": ("ComfyUI", "Forge", "A1111", "diffusers")}
 READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "StableDiffusionPipeline": {**_UNET, **_UNET_KOHYA},
     "StableDiffusionXLPipeline": {**_UNET, **_UNET_KOHYA},
-    "StableDiffusion3Pipeline": {"diffusers": ("diffusers", "ComfyUI"), "kohya": ("ComfyUI",)},
+    "StableDiffusion3Pipeline": {"diffusers": ("diffusers", "ComfyUI"), "kohya": ("ComfyUI", "Forge")},
     "FluxPipeline": {
         "diffusers": ("diffusers", "ComfyUI", "Forge"),
         "kohya": ("ComfyUI", "Forge", "diffusers"),
@@ -23,7 +23,7 @@ READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "QwenImagePipeline": {"diffusers": ("diffusers", "ComfyUI"), "kohya": ("ComfyUI", "diffusers")},
     "ZImagePipeline": {"diffusers": ("diffusers", "ComfyUI from 0.8"), "kohya": ("ComfyUI from 0.8",)},
     "Flux2KleinPipeline": {
-        "diffusers": ("diffusers", "ComfyUI of February 2026 and later"),
+        "diffusers": ("diffusers",),
         "kohya": ("ComfyUI from 0.8", "diffusers"),
     },
 }
