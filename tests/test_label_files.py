@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hero.errors import FeedbackError
+from hero.errors import ConfigError, FeedbackError
+from hero.feedback.foreign import read_any
 from hero.feedback.importing import read_labels
 
 
@@ -66,3 +67,72 @@ def test_whatever_a_prompt_or_a_name_holds_is_read_as_it_was_written(
         labels = read_labels(written(folder, json.dumps(row)))
     assert set(labels.prompts.values()) == {prompt}
     assert [mark.evaluator for mark in labels.marks] == [evaluator]
+
+
+# ---------------------------------------------------------------------------------------------- of other programs
+
+
+def picture(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(file)
+    return file
+
+
+def test_a_folder_of_good_and_bad_images_is_read(tmp_path: Path) -> None:
+    for name in ("good/1.png", "good/2.jpg", "bad/1.png"):
+        picture(tmp_path / name)
+    (tmp_path / "bad" / "notes.txt").write_text("no image")
+    labels = read_any(tmp_path, "a cup")
+    (feedback,) = labels.feedback().values()
+    assert (list(feedback.good), list(feedback.bad)) == (["good/1.png", "good/2.jpg"], ["bad/1.png"])
+    assert set(labels.prompts.values()) == {"a cup"}
+    assert labels.images["bad/1.png"] == tmp_path / "bad" / "1.png"
+    with pytest.raises(ConfigError, match=r"1\.png has no prompt of its own; give --prompt"):
+        read_any(tmp_path)
+    with pytest.raises(FeedbackError, match="no folder good or bad"):
+        read_any(tmp_path / "good", "a cup")
+
+
+def task(image: str, *results: dict[str, object], **data: str) -> dict[str, object]:
+    annotation = {"completed_by": {"id": 3, "email": "ann@x"}, "result": list(results)}
+    cancelled = {"completed_by": 4, "was_cancelled": True, "result": [choice("bad")]}
+    return {"data": {"image": image, **data}, "annotations": [annotation, cancelled]}
+
+
+def choice(*words: str) -> dict[str, object]:
+    return {"type": "choices", "value": {"choices": list(words)}}
+
+
+def test_choices_and_ratings_of_label_studio_are_read(tmp_path: Path) -> None:
+    for name in ("1.png", "images/2.png", "3.png", "sub/4.png"):
+        picture(tmp_path / name)
+    stars = [{"type": "rating", "value": {"rating": n}} for n in (4, 2)]
+    tasks = [
+        task("/data/upload/1/0a1b2c3d-1.png", choice("Good", "best"), prompt="a cup"),
+        task("/data/upload/1/2.png", choice("bad"), prompt="a cup"),
+        task("3.png", stars[0], {"type": "textarea", "value": {"text": ["nice"]}}, caption="a mug"),
+        task("/data/local-files/?d=sub%5C4.png", stars[1]),
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8-sig")
+    labels = read_any(tmp_path / "export.json", "a cup")
+    (feedback,) = labels.feedback().values()
+    files = {name: path.relative_to(tmp_path).as_posix() for name, path in labels.images.items()}
+    assert {files[i]: str(v) for i, v in feedback.verdicts.items()} == {
+        "1.png": "good",
+        "images/2.png": "bad",
+        "3.png": "good",
+        "sub/4.png": "bad",
+    }
+    assert [files[i] for i in feedback.best] == ["1.png"]
+    assert sorted(feedback.scores.values()) == [2.0, 4.0]
+    assert [labels.prompts[i] for i in labels.images] == ["a cup", "a cup", "a mug", "a cup"]
+    assert {mark.evaluator for mark in labels.marks} == {"ann@x"}
+    for broken, said in (
+        ([task("1.png", choice("fine"), prompt="x")], "task 1: the choice 'fine' is none of good, bad and best"),
+        ([task("gone.png", choice("good"), prompt="x")], r"task 1: there is no image gone\.png"),
+        ([{"data": {}}], "task 1: not as Label Studio writes it"),
+        ([], "holds no label"),
+    ):
+        (tmp_path / "export.json").write_text(json.dumps(broken))
+        with pytest.raises(FeedbackError, match=said):
+            read_any(tmp_path / "export.json")

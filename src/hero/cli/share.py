@@ -76,20 +76,28 @@ def feedback_export(
 
 @feedback_app.command("import")
 def feedback_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or your own file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="labels.jsonl, a folder with good and bad in it, or Label Studio's JSON export."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
     config_file: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The prompt of images that have none of their own there.")
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Start a run from existing labels; `hero resume` continues it."""
-    from hero.feedback.importing import read_labels
+    from hero.feedback.foreign import read_any
     from hero.methods import configure
     from hero.run import RunDirectory
 
-    labels = read_labels(file)
+    labels = read_any(file, prompt)
     beside = file.parent / "config.toml"
     own = parse_assignments(settings or [])
     if config_file is None and not beside.is_file():
