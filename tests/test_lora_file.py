@@ -40,7 +40,7 @@ def trained(pipeline: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """The denoiser with a random LoRA of rank 2 and alpha 5 on every kind of layer, and what is to be added to each."""
     family = family_of(type(pipeline).__name__)
     denoiser = getattr(pipeline, family.denoiser)
-    add_lora(denoiser, LoraConfig(rank=2, alpha=5.0, layers=tuple(family.layers)), family.layers, seed=0)  # type: ignore[arg-type]
+    add_lora(denoiser, LoraConfig(rank=2, alpha=5.0, layers=tuple(family.layers)), family.layers, seed=0)
     source = torch.Generator().manual_seed(0)
     state = {key: torch.randn(value.shape, generator=source) for key, value in lora_state_dict(denoiser).items()}
     load_lora_state_dict(denoiser, state)

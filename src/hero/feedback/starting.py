@@ -22,7 +22,6 @@ from hero.config import Config
 from hero.errors import FeedbackError, ModelError, RunError
 from hero.feedback.importing import ImportedLabels, ImportedMark, restore
 from hero.feedback.marks import Mark
-from hero.run import RunDirectory
 from hero.tuner import Tuner
 from hero.types import Answer, Feedback, ImageBatch, ImageId, Labelled, image_id
 
@@ -72,36 +71,35 @@ def start_from_labels(
         FeedbackError: none of the labels is for a prompt of this run.
         ModelError: the model cannot encode images.
     """
-    RunDirectory.check_free(out)
-    existed = out.exists()
+    existed = out.is_dir()
+    tuner = Tuner(config, out)  # leaves nothing behind itself if it fails
     try:
-        return _start(labels, config, out, on_round)
+        with tuner:
+            return _learn(tuner, labels, on_round)
     except Exception:
-        if existed:  # it was empty
-            for left in out.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        else:
-            shutil.rmtree(out, ignore_errors=True)
+        for left in out.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if not existed:
+            out.rmdir()
         raise
 
 
-def _start(labels: ImportedLabels, config: Config, out: Path, on_round: Callable[[int], None] | None) -> Started:
+def _learn(tuner: Tuner, labels: ImportedLabels, on_round: Callable[[int], None] | None) -> Started:
     feedback = labels.feedback()
     labelled = {i for given in feedback.values() for i in given.verdicts}
-    with Tuner(config, out) as tuner:
-        replayed = 0
-        for round_, given in feedback.items():
-            if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), given, labels):
-                break
-            marks = [m for m in labels.marks if m.round == round_]
-            submissions = [s for s in labels.submissions if s["round"] == round_]
-            restore(tuner.store, marks, submissions, round_)
-            tuner.tell(given if isinstance(given, Answer) else Answer(given, sorted({m.evaluator for m in marks})))
-            replayed += 1
-            if on_round is not None:
-                on_round(round_)
-        learnt = {i for round_ in list(feedback)[:replayed] for i in feedback[round_].verdicts}
-        seeded, fitted = (0, 0) if replayed else _seed(tuner, feedback, labels)
+    replayed = 0
+    for round_, given in feedback.items():
+        if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), given, labels):
+            break
+        marks = [m for m in labels.marks if m.round == round_]
+        submissions = [s for s in labels.submissions if s["round"] == round_]
+        restore(tuner.store, marks, submissions, round_)
+        tuner.tell(given if isinstance(given, Answer) else Answer(given, sorted({m.evaluator for m in marks})))
+        replayed += 1
+        if on_round is not None:
+            on_round(round_)
+    learnt = {i for round_ in list(feedback)[:replayed] for i in feedback[round_].verdicts}
+    seeded, fitted = (0, 0) if replayed else _seed(tuner, feedback, labels)
     return Started(replayed, seeded, len(labelled - learnt) - seeded, fitted)
 
 
