@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import hashlib
 import io
 import json
+import os
+import re
 import shutil
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -25,17 +29,22 @@ from diffusers import (
 from huggingface_hub import ModelCard
 from peft import get_peft_model_state_dict
 from PIL import Image
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from conftest import randomise_lora
-from hero import Feedback, Tuner
+from hero import Feedback, ImageBatch, Tuner
 from hero.cli import app
+from hero.cli.running import publisher_of, train_to_end
 from hero.config import Config, LoraConfig
 from hero.errors import ConfigError, HeroError, RunError
 from hero.export import FORMATS, export
 from hero.export.kohya import kohya_tensors
+from hero.export.metadata import kohya_metadata
+from hero.export.publish import Publisher
+from hero.export.result import ModelFacts, read_result
 from hero.policies.lora import UNET_LAYERS, add_lora
 
 EVERY_LAYER = tuple(UNET_LAYERS)
@@ -345,7 +354,8 @@ def test_the_header_says_what_the_file_is(run: Path, tmp_path: Path) -> None:
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert about["modelspec.sai_model_spec"] == "1.0.0"
     assert about["modelspec.architecture"] == "stable-diffusion-v1/lora"
-    assert about["modelspec.title"] == about["ss_output_name"] == "my-run"
+    assert about["modelspec.title"] == "my-run"
+    assert about["ss_output_name"] == "lora"  # browsers call a file by it
     assert about["modelspec.resolution"] == "32x32"
     assert about["modelspec.trigger_phrase"] == "1 hand"
     assert about["modelspec.prediction_type"] == "epsilon"
@@ -356,15 +366,69 @@ def test_the_header_says_what_the_file_is(run: Path, tmp_path: Path) -> None:
     assert about["sshs_model_hash"] == content
     with urllib.request.urlopen(about["modelspec.thumbnail"]) as picture:
         assert Image.open(io.BytesIO(picture.read())).size == (32, 32)
+    (cover,) = json.loads(about["ssmd_cover_images"])
+    assert Image.open(io.BytesIO(base64.b64decode(cover))).size == (32, 32)
     tensors = load_file(out)
     scale = {float(value) for key, value in tensors.items() if key.endswith(".alpha")}
     assert scale == {float(about["ss_network_alpha"])}
     assert {len(v) for k, v in tensors.items() if "lora_down" in k} == {int(about["ss_network_dim"])}
     assert json.loads(about["ss_network_args"])["conv_dim"] == about["ss_network_dim"]
     assert about["ss_num_train_images"] == str(line["labels"])
+    (counted,) = json.loads(about["ss_dataset_dirs"]).values()
+    assert counted == {"n_repeats": 1, "img_count": line["labels"]}
+    (bucket,) = json.loads(about["ss_bucket_info"])["buckets"].values()
+    assert bucket == {"resolution": [32, 32], "count": line["labels"]}
+    assert 0 < int(about["ss_training_started_at"]) <= int(about["ss_training_finished_at"])
     assert about["ss_base_model_version"] == "sd_v1"
     assert about["ss_v2"] == "False"
     assert str(tmp_path) not in json.dumps(about)
+
+
+def test_browsers_find_a_picture_and_the_prompt_beside_the_file(run: Path, tmp_path: Path) -> None:
+    out = export(run, "kohya", tmp_path / "a.b.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.json", "a.b.md", "a.b.preview.png", "a.b.safetensors"]
+    assert Image.open(tmp_path / "a.b.preview.png").size == (32, 32)
+    told = json.loads((tmp_path / "a.b.json").read_text(encoding="utf-8"))
+    assert (told["activation text"], told["sd version"]) == ("1 hand", "SD1")
+    assert out == tmp_path / "a.b.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [
+        ("FluxPipeline", "https://github.com/black-forest-labs/flux"),
+        ("StableDiffusionXLPipeline", "https://github.com/Stability-AI/generative-models"),
+        ("StableDiffusionPipeline", "diffusers"),
+    ],
+)
+def test_a_model_is_told_by_the_names_that_browsers_know(family: str, told: str, run: Path) -> None:
+    facts = ModelFacts(family, {"guidance_embeds": True}, {})
+    about = kohya_metadata(read_result(run), facts, {}, "name")
+    assert about["modelspec.implementation"] == told
+    assert not any("hero" in key for key in about)
+
+
+def test_a_weaker_export_is_weaker_in_every_format(
+    finished: Callable[[float], Finished], random_pipeline: Path, tmp_path: Path
+) -> None:
+    run, full = finished(1.0)
+    base = predicted(StableDiffusionPipeline.from_pretrained(random_pipeline).unet)
+    for format_, name in (("diffusers", "lora"), ("kohya", "lora.safetensors"), ("fused", "pipeline")):
+        out = export(run, format_, tmp_path / name, weight=0.5)
+        pipeline = StableDiffusionPipeline.from_pretrained(out if format_ == "fused" else random_pipeline)
+        if format_ != "fused":
+            pipeline.load_lora_weights(export(run, format_, tmp_path / "full" / name))
+            pipeline.set_adapters(pipeline.get_active_adapters(), 0.5)
+            wanted = predicted(pipeline.unet)
+            pipeline.unload_lora_weights()
+            pipeline.load_lora_weights(out)
+        torch.testing.assert_close(predicted(pipeline.unet), wanted, atol=1e-5, rtol=1e-5)
+        assert (wanted - base).abs().max() > 0.01
+        assert (wanted - full).abs().max() > 0.01
+        card = (out / "README.md" if out.is_dir() else out.with_suffix(".md")).read_text()
+        assert "at 0.5 of the strength" in card
+    with pytest.raises(ConfigError, match="not a finite number"):
+        export(run, "kohya", tmp_path / "x.safetensors", weight=float("nan"))
 
 
 @pytest.mark.parametrize("format_", list(FORMATS))
@@ -431,9 +495,9 @@ def test_the_documented_recipe_draws_from_refined_noise_in_a_plain_pipeline(
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     given: list[torch.Tensor] = []
 
-    def watched(prompt: str, **arguments: Any) -> Any:
+    def watched(**arguments: Any) -> Any:
         given.append(arguments["latents"])
-        return pipeline(prompt, height=32, width=32, num_inference_steps=2, **arguments)
+        return pipeline(**arguments | {"height": 32, "width": 32, "num_inference_steps": 2})
 
     torch.manual_seed(0)
     scope: dict[str, Any] = {"pipeline": watched}
@@ -445,6 +509,63 @@ def test_the_documented_recipe_draws_from_refined_noise_in_a_plain_pipeline(
     assert abs(float(given[0].std()) - float(best.std())) < 0.05
 
 
+def test_the_documented_node_gives_noise_near_the_refined_one(run: Path, tmp_path: Path) -> None:
+    out = export(run, "diffusers", tmp_path / "lora")
+    page = (DOCS / "comfyui.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], scope)
+    node = scope["NODE_CLASS_MAPPINGS"]["RefinedNoise"]
+    assert set(node.INPUT_TYPES()["required"]) == {"file", "prompt", "near", "seed"}
+    file = out / "refined_noise.safetensors"
+    best = load_file(file)["best.0"]
+    (noise,) = node().make(str(file), 0, 0.1, 7)
+    given = noise.generate_noise({"samples": torch.zeros(3, *best.shape)})
+    near = torch.nn.functional.cosine_similarity(given.flatten(1), best.flatten()[None])
+    assert (near > 0.98).all()
+    assert (near < 1).all()
+    assert not torch.equal(given[0], given[1])
+
+
+# ---------------------------------------------------------------------------------------------- while a run goes on
+
+
+def test_the_newest_lora_is_published_and_older_ones_of_the_run_go(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "my-run-r0000.safetensors"  # the user's, although it is called like one of the run's
+    save_file({"a": torch.ones(1)}, mine)
+    publisher = Publisher(run, tmp_path, keep=2)
+    for round_ in (1, 2, 3, 3):
+        assert publisher(round_) == tmp_path / f"my-run-r{round_:04d}.safetensors"
+    kept = {f"my-run-r{k:04d}{end}" for k in (2, 3) for end in (".safetensors", ".md", ".json", ".preview.png")}
+    assert {p.name for p in tmp_path.iterdir()} == kept | {mine.name}
+    with pytest.raises(ConfigError, match=r"--publish .*nowhere: there is no such folder"):
+        Publisher(run, tmp_path / "nowhere", keep=2)
+
+
+def test_training_publishes_each_round_and_goes_on_without(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    said = io.StringIO()
+    console = Console(file=said, width=400)
+    run = tmp_path / "a-run"
+    tuner = Tuner(tiny_config(rounds=2), run)
+    publish = publisher_of(run, folder, 1, console)
+    assert publish is not None
+
+    def evaluate(batch: ImageBatch) -> Feedback:
+        if tuner.round == 2:
+            assert (folder / "a-run-r0001.safetensors").is_file()
+            (folder / "a-run-r0002.md").write_text("mine")  # in the way of the next one
+        return Feedback.from_good(batch, batch.ids[::2], batch.ids[2])
+
+    history = train_to_end(tuner, evaluate, console, publish)
+    assert history is not None
+    assert len(history) == 2
+    assert "published" in said.getvalue()
+    assert "not published: " in said.getvalue()
+    assert (folder / "a-run-r0001.safetensors").is_file()
+    assert publisher_of(run, None, 1, console) is None
+
+
 # ---------------------------------------------------------------------------------------------- what it refuses
 
 
@@ -453,6 +574,12 @@ def test_bad_requests_say_what_to_do(run: Path, tmp_path: Path) -> None:
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
     (tmp_path / "taken.safetensors").write_text("mine")
+    for ending in (".md", ".json", ".preview.png"):
+        (tmp_path / f"cup{ending}").write_text("mine")
+        with pytest.raises(RunError, match=f"cup{re.escape(ending)} exists; choose another --out"):
+            export(run, "kohya", tmp_path / "cup.safetensors")
+        assert (tmp_path / f"cup{ending}").read_text() == "mine"
+        (tmp_path / f"cup{ending}").unlink()
     cases: list[tuple[str, Path, str]] = [
         ("onnx", tmp_path / "x", "unknown format 'onnx'.*diffusers, fused, kohya"),
         ("kohya", tmp_path / "x", "ends in .safetensors"),
@@ -467,6 +594,45 @@ def test_bad_requests_say_what_to_do(run: Path, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"taken", "taken.safetensors"}
 
 
+def test_the_folder_where_one_is_can_be_filled_if_it_is_empty(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export(run, "diffusers", ".")
+    assert Path("pytorch_lora_weights.safetensors").is_file()  # still the folder where the user is
+    with pytest.raises(RunError, match=r"^\. exists and is not an empty folder"):
+        export(run, "diffusers", ".")
+    with pytest.raises(ConfigError, match=r"--out \.: a kohya LoRA is one file"):
+        export(run, "kohya", ".")
+
+
+@pytest.mark.parametrize("format_", list(FORMATS))
+def test_a_disk_that_is_full_or_may_not_be_written_ends_in_a_sentence(
+    format_: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write after the first fails: what the disk says when it is full."""
+    real, opened = Path.open, []
+
+    def full(self: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        if "w" in mode and tmp_path in self.parents:
+            opened.append(self)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, mode, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    out = tmp_path / ("x.safetensors" if format_ == "kohya" else "x")
+    with pytest.raises(RunError, match=rf"cannot write {re.escape(str(out))}: No space left on device; choose"):
+        export(run, format_, out)
+    assert opened
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*: (File exists|Not a directory); choose"):
+        export(run, format_, tmp_path / "file" / out.name)
+    for made in (tmp_path / "file").parent.iterdir():
+        assert made.name == "file"
+
+
 def test_the_command_prints_where_it_wrote(run: Path, tmp_path: Path) -> None:
     def hero(*arguments: str | Path) -> Any:
         return CliRunner().invoke(app, ["export", *map(str, arguments)])
@@ -474,7 +640,12 @@ def test_the_command_prints_where_it_wrote(run: Path, tmp_path: Path) -> None:
     done = hero(run, "--format", "kohya", "--out", tmp_path / "deep" / "my.safetensors")
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / "deep" / "my.safetensors")
-    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["my.md", "my.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == [
+        "my.json",
+        "my.md",
+        "my.preview.png",
+        "my.safetensors",
+    ]
     again = hero(run, "--format", "kohya", "--out", tmp_path / "deep" / "my.safetensors")
     assert (again.exit_code, again.stderr.count("\n")) == (2, 1)
 

@@ -75,6 +75,23 @@ def test_json_lines_hold_every_mark_with_its_image(trained: Path, tmp_path: Path
     assert [row["feedback"]["best"] for row in answers] == [[image_id(r, 0), image_id(r, 1)] for r in (1, 2)]
 
 
+def test_a_folder_of_json_lines_has_a_flat_row_for_each_image_and_evaluator(trained: Path, tmp_path: Path) -> None:
+    out = export_feedback(trained, "jsonl", tmp_path / "out").file.parent
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 + 2
+    assert all((out / row["file_name"]).is_file() for row in rows)
+    assert all(not isinstance(value, dict | list) for row in rows for value in row.values())
+    (first,) = [r for r in rows if (r["image_id"], r["evaluator"]) == (image_id(2, 0), "ann")]
+    assert (first["verdict"], first["best"], first["prompt"], first["round"]) == ("bad", False, "1 hand", 2)
+
+
+def test_pairs_do_not_say_where_the_model_lies(trained: Path, tmp_path: Path) -> None:
+    path = Path(RunDirectory.open(trained).config.model.path)
+    exported = export_feedback(trained, "pickapic", tmp_path / "out")
+    assert {row[f"model_{side}"] for row in pq.read_table(exported.file).to_pylist() for side in (0, 1)} == {path.name}
+    assert path.is_absolute()
+
+
 def test_parquet_has_an_image_a_row_and_opens_with_pyarrow_alone(trained: Path, tmp_path: Path) -> None:
     exported = export_feedback(trained, "parquet", tmp_path / "out")
     table = pq.read_table(exported.file)
@@ -234,6 +251,53 @@ def test_a_file_written_by_hand_is_enough(tmp_path: Path, tiny_config: Callable[
     assert start_from_labels(read_labels(file), tiny_config(rounds=1), tmp_path / "run") == Started(0, 4, 0)
     with pytest.raises(FeedbackError, match="no label is for an image with a prompt of this run"):
         start_from_labels(read_labels(file), tiny_config(prompts=("a cat",)), tmp_path / "other")
+
+
+def _by_hand(folder: Path, *images: Image.Image) -> Path:
+    """A file in which the first image is good and best, and the others are bad."""
+    lines = []
+    for k, image in enumerate(images):
+        image.save(folder / f"{k}.png", exif=image.getexif())
+        verdict = {"kind": "verdict", "value": "good" if k == 0 else "bad"}
+        lines.append({"image": f"{k}.png", "prompt": "1 hand", **verdict})
+    lines.append({"image": "0.png", "prompt": "1 hand", "kind": "best", "value": "yes"})
+    (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "mine.jsonl"
+
+
+def test_images_of_other_sizes_are_turned_upright_and_fitted_without_distortion(
+    tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    wide = Image.new("RGB", (96, 32), "blue")
+    wide.paste("red", (32, 0, 64, 32))  # the middle, a square: all that fits
+    turned = Image.new("RGB", (32, 32), "white")
+    turned.paste("black", (0, 0, 16, 32))
+    turned.getexif()[0x0112] = 6  # to be turned by 90° clockwise: the black half comes to the top
+    file = _by_hand(tmp_path, wide, turned, Image.new("RGB", (32, 32), "green"))
+    config = tiny_config(rounds=1, sampling={"micro_batch": 2})
+    assert start_from_labels(read_labels(file), config, tmp_path / "run") == Started(0, 3, 0, fitted=1)
+    shown = [np.asarray(Image.open(tmp_path / f"run/rounds/0000/images/r0000-i000{k}.png")) for k in range(2)]
+    assert shown[0].shape == (32, 32, 3)
+    assert (shown[0][8:24, 8:24] == (255, 0, 0)).all()
+    assert (shown[1][:16] == 0).all()
+    assert (shown[1][16:] == 255).all()
+
+
+def test_a_failed_import_leaves_nothing_behind(
+    tmp_path: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _by_hand(tmp_path, *(Image.new("RGB", (64, 64)) for _ in range(2)))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for out in ("new", "empty"):
+        with pytest.raises(RunError, match=r"0\.png has too many pixels to be opened safely"):
+            start_from_labels(read_labels(file), tiny_config(rounds=1), tmp_path / out)
+    monkeypatch.undo()
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(RunError, match=r"1\.png cannot be read"):
+        start_from_labels(read_labels(file), tiny_config(rounds=1), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from hero.config import load_run_config
 from hero.errors import RunError
 from hero.evaluators import make_evaluator
 from hero.export import export
+from hero.policies.lora_file import read_lora_file
 from hero.registry import FeedbackNoiseSettings, PPOSettings, SimilaritySettings
 from hero.report import write_report
 from hero.run import RunDirectory
@@ -58,9 +58,10 @@ def test_it_goes_on_as_version_0_1_would_have(old: Path) -> None:
         assert {best.id for best in batch.best} == {"r0002-i0003"}
         tuner.run(make_evaluator(tuner.config))
         assert tuner.done
-    ours, theirs = load_file(old / LORA), load_file(FIXTURES / "run-0.1-resumed.safetensors")
+    files = (old / LORA, FIXTURES / "run-0.1-resumed.safetensors")
+    ours, theirs = (read_lora_file(file).lora for file in files)  # version 0.1 left the factor of alpha out
     assert ours.keys() == theirs.keys()
-    assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-4  # other processors round otherwise
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 2e-4  # other processors round otherwise
     for now, then in zip(lines_of(old / "metrics.jsonl"), lines_of(FIXTURES / "run-0.1-resumed.jsonl"), strict=True):
         mine, old_line = RoundStats.from_dict(now).to_dict(), RoundStats.from_dict(then).to_dict()
         for key in ("labels", "good", "bad", "best", "steps", "note", "success_shown"):

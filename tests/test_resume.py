@@ -6,6 +6,7 @@ Run as a script, `test_resume.py CONFIG OUT`, this file starts a run per entry o
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -348,6 +349,47 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(tmp_path: Path, tiny_con
     with pytest.raises(ModelError):
         Tuner(tiny_config(path=tmp_path / "none"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_best_image_whose_round_was_deleted_is_left_out(tmp_path: Path, tiny_config: Any) -> None:
+    with Tuner(tiny_config(rounds=2), tmp_path / "run") as tuner:
+        batch = tuner.ask()
+        tuner.tell(Feedback.from_good(batch, batch.ids[::2], batch.ids[2]))
+        assert len(tuner.best) == 1
+    shutil.rmtree(tmp_path / "run" / "rounds" / "0001")
+    with Tuner.resume(tmp_path / "run") as tuner:
+        assert tuner.best == ()
+        batch = tuner.ask()
+        assert batch.best == ()
+        tuner.tell(Feedback.from_good(batch, batch.ids[::2], batch.ids[2]))
+        assert tuner.done
+
+
+def test_files_are_flushed_as_windows_allows_it(
+    tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens no folder, and flushes no handle that may only read."""
+    open_, sync, flushed = os.open, os.fsync, []
+
+    def windows_open(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if Path(path).is_dir() and Path(path).is_relative_to(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_(path, flags, *arguments, **named)
+
+    def windows_fsync(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flushed.append(descriptor)
+        sync(descriptor)
+
+    directory = RunDirectory.create(tmp_path / "run", tiny_config())
+    monkeypatch.setattr(os, "open", windows_open)
+    monkeypatch.setattr(os, "fsync", windows_fsync)
+    directory.write_file("a.txt", lambda path: path.write_text("a"))
+    directory.write_folder("folder", lambda path: [path.mkdir(), (path / "b.txt").write_text("b")])
+    directory.save_checkpoint(1, "told", {"history": []}, {})
+    assert len(flushed) >= 3
+    assert directory.load_checkpoint("told") is not None
 
 
 def test_two_processes_cannot_train_one_run(waiting: Path) -> None:

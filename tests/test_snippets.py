@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from hero import Feedback, Tuner
 from hero.bench.miniatures import MINIATURES, save_miniature
@@ -24,8 +26,9 @@ from hero.report import write_report
 from hero.snippets import Snippets, family_of_model
 
 PROMPTS = ("1 hand", 'a "blue" rose')
+NOT_IN_DIFFUSERS = {"sd3", "z-image"}
 CASES = [*((name, "float32") for name in MINIATURES), ("stable-diffusion", "bfloat16"), ("flux", "bfloat16")]
-BY_KOHYA = {"stable-diffusion", "stable-diffusion-v", "sdxl"}
+BY_KOHYA = {"stable-diffusion", "stable-diffusion-v", "sdxl", "qwen-image", "flux-2-klein"}
 """Those whose kohya file diffusers loads; that of FLUX it loads at the real model's width alone."""
 
 
@@ -71,6 +74,10 @@ def test_every_printed_snippet_runs(
     assert pipeline.get_active_adapters()
 
     monkeypatch.chdir(place)
+    if name in NOT_IN_DIFFUSERS:
+        export(run, "kohya", other := Path(f"other-{name}.safetensors"))
+        assert "```python" not in other.with_suffix(".md").read_text()
+        assert "ComfyUI" in other.with_suffix(".md").read_text()
     for format_ in ("diffusers", "fused", *(["kohya"] if name in BY_KOHYA else [])):
         out = Path(f"{format_}-{name}-{dtype}" + (".safetensors" if format_ == "kohya" else ""))
         export(run, format_, out)
@@ -107,6 +114,43 @@ def test_a_call_says_what_the_family_says(
         assert said["negative_prompt"] == [""] * 2
         said["negative_prompt"] = ""
     assert call.guidance(config.sampling) == said
+
+
+DOCUMENTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "stable-diffusion": ("float32", {"num_steps": 20, "guidance_scale": 5.0, "eta": 1.0, "height": 512, "width": 512}),
+    "sdxl": ("bfloat16", {"num_steps": 20, "guidance_scale": 5.0, "eta": 1.0, "height": 1024, "width": 1024}),
+    "sd3": ("bfloat16", {"num_steps": 20, "guidance_scale": 5.0, "height": 1024, "width": 1024}),
+    "flux": ("bfloat16", {"num_steps": 20, "guidance_scale": 3.5, "height": 1024, "width": 1024}),
+    "qwen-image": ("bfloat16", {"num_steps": 20, "guidance_scale": 4.0, "height": 1024, "width": 1024}),
+    "z-image": ("bfloat16", {"num_steps": 8, "guidance_scale": 0.0, "height": 768, "width": 768}),
+    "flux-2-klein": ("bfloat16", {"num_steps": 8, "guidance_scale": 1.0, "height": 1024, "width": 1024}),
+}
+"""Miniature → dtype and sampling of its family's recipe in docs/export.md, in the order of that page."""
+
+
+@pytest.mark.parametrize("name", list(DOCUMENTED))
+def test_the_documented_recipe_of_every_family_is_what_cards_print_and_runs(
+    name: str, place: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype, sampling = DOCUMENTED[name]
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"^```python\n(.*?)^```", page.split("## Refined noise")[1], re.S | re.M)
+    assert len(recipes) == len(DOCUMENTED)
+    recipe = recipes[list(DOCUMENTED).index(name)]
+    config = tiny_config(path=place / name, model={"dtype": dtype}, sampling=sampling)
+    assert Snippets(config).refined("my-lora/refined_noise.safetensors", 0) + "\n" == recipe
+
+    small = tiny_config(path=place / name, model={"dtype": dtype}, update={"kind": "none"})
+    shape = load_policy(small).latent_shape
+    folder = place / f"documented-{name}"
+    (folder / "my-lora").mkdir(parents=True)
+    save_file({"best.0": torch.randn(shape)}, folder / "my-lora" / "refined_noise.safetensors")
+    monkeypatch.chdir(folder)
+    pipeline = DiffusionPipeline.from_pretrained(place / name, dtype=getattr(torch, dtype))
+    recipe = re.sub(
+        r"(height|width)=\d+", r"\1=32", re.sub(r"num_inference_steps=\d+", "num_inference_steps=2", recipe)
+    )
+    assert [image.size for image in drawn(recipe, {"pipeline": pipeline})] == [(32, 32)] * 4
 
 
 def test_the_printed_pipeline_samples_as_in_training(place: Path, tiny_config: Callable[..., Config]) -> None:

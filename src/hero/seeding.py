@@ -55,6 +55,7 @@ class Stage(StrEnum):
     HEAD_NOISE = "head-noise"
     HEAD_STEP_NOISE = "head-step-noise"
     BENCH_FLOW = "bench-flow"
+    BENCH_CLIENTS = "bench-clients"
 
 
 def derive_seed(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> int:

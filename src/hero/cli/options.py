@@ -18,6 +18,8 @@ __all__ = [
     "Port",
     "Processes",
     "Prompts",
+    "Publish",
+    "PublishKeep",
     "Revision",
     "Run",
     "Settings",
@@ -54,6 +56,13 @@ Host = Annotated[
 ]
 Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
+Publish = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Put the newest LoRA into this folder after each round, e.g. ComfyUI's models/loras."
+    ),
+]
+PublishKeep = Annotated[int, typer.Option(metavar="N", min=1, help="With --publish: how many of its LoRAs stay.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
 CLOSING_SECONDS = 2.0
 """Seconds for which the page of a finished run is still served, so that it can show the end."""

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible
-from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Run, Settings
-from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
+from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Publish, PublishKeep, Run, Settings
+from hero.cli.running import evaluator_of, finish, people_at, publisher_of, share_work, train_to_end
 from hero.config import load_run_config, merge, parse_assignments
 from hero.console import quiet_libraries, say
 from hero.errors import ConfigError, RunError
@@ -27,6 +27,8 @@ def resume(
     rounds: Annotated[
         int | None, typer.Option(metavar="N", help="Total number of rounds, including those already done.")
     ] = None,
+    publish: Publish = None,
+    publish_keep: PublishKeep = 3,
     processes: Processes = None,
     host: Host = "127.0.0.1",
     port: Port = None,
@@ -46,6 +48,7 @@ def resume(
     from hero.tuner import Tuner
 
     console = Console(stderr=as_json)
+    published = publisher_of(run, publish, publish_keep, console)
     with interruptible(run), ExitStack() as stack:
         tuner, people = Tuner.resume(run, own), None
         config, done = tuner.config, len(tuner.history)
@@ -57,7 +60,7 @@ def resume(
             if answers is None:
                 served = people_at(run, config, console, host=host, port=port, browser=not no_browser)
                 people = stack.enter_context(served)
-            history = train_to_end(tuner, people or answers, console)
+            history = train_to_end(tuner, people or answers, console, published)
         del tuner  # frees its model before the evaluation loads one
         finish(run, config, history, console, as_json, people)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from hero.cli.evaluate import measure
 from hero.cli.options import CLOSING_SECONDS
 from hero.config import Config
 from hero.console import closing_lines, progress_bar, quiet_libraries, round_line, say
-from hero.errors import ConfigError
+from hero.errors import ConfigError, HeroError
 
 if TYPE_CHECKING:
     from hero.evaluators import Evaluator, LiveEvaluator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hero.tuner import Tuner
     from hero.types import ImageChunk, RoundStats
 
-__all__ = ["evaluator_of", "finish", "people_at", "share_work", "train_to_end"]
+__all__ = ["evaluator_of", "finish", "people_at", "publisher_of", "share_work", "train_to_end"]
 
 
 def share_work(processes: int | None) -> None:
@@ -77,10 +77,38 @@ def people_at(
         time.sleep(CLOSING_SECONDS)
 
 
+def publisher_of(run: Path, folder: Path | None, keep: int, console: Console) -> Callable[[int], None] | None:
+    """What puts each round's LoRA into `folder`; one that could not be written is said, and training goes on.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if folder is None:
+        return None
+    from hero.export.publish import Publisher
+
+    publisher = Publisher(run, folder, keep)
+
+    def publish(round_: int) -> None:
+        try:
+            say(console, f"published {publisher(round_)}")
+        except HeroError as error:
+            say(console, f"not published: {error}")
+
+    return publish
+
+
 def train_to_end(
-    tuner: Tuner, evaluator: People | Evaluator | LiveEvaluator | None, console: Console
+    tuner: Tuner,
+    evaluator: People | Evaluator | LiveEvaluator | None,
+    console: Console,
+    publish: Callable[[int], None] | None = None,
 ) -> list[RoundStats] | None:
-    """Trains what is left to train; returns the figures of every round, or None if people stopped the run."""
+    """Trains what is left to train; returns the figures of every round, or None if people stopped the run.
+
+    Args:
+        publish: is told the number of each finished round.
+    """
     from hero.people.evaluator import People
     from hero.people.session import train_with_people
 
@@ -108,6 +136,8 @@ def train_to_end(
             nonlocal drawn
             drawn = 0
             say(console, round_line(stats, tuner.config.rounds))
+            if publish is not None:
+                publish(stats.round)
             if not tuner.done:
                 advance(stats.round * per_round, f"{where()} drawing")
 

@@ -34,6 +34,9 @@ def export(
         FormatChoice,
         typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
     ] = FormatChoice.DIFFUSERS,
+    weight: Annotated[
+        float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")
+    ] = 1.0,
 ) -> None:
     """Write what a run has learnt for other programs, with a model card."""
     from hero.run import RunDirectory
@@ -42,7 +45,7 @@ def export(
     quiet_libraries()
     from hero.export import export as write
 
-    say(Console(), str(write(run, format_.value, out)))
+    say(Console(), str(write(run, format_.value, out, weight=weight)))
 
 
 feedback_app = typer.Typer(
@@ -73,20 +76,28 @@ def feedback_export(
 
 @feedback_app.command("import")
 def feedback_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="labels.jsonl of an export, or your own file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="labels.jsonl, a folder with good and bad in it, or Label Studio's JSON export."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
     config_file: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The prompt of images that have none of their own there.")
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Start a run from existing labels; `hero resume` continues it."""
-    from hero.feedback.importing import read_labels
+    from hero.feedback.foreign import read_any
     from hero.methods import configure
     from hero.run import RunDirectory
 
-    labels = read_labels(file)
+    labels = read_any(file, prompt)
     beside = file.parent / "config.toml"
     own = parse_assignments(settings or [])
     if config_file is None and not beside.is_file():
@@ -107,6 +118,8 @@ def feedback_import(
             console,
             f"{started.seeded} labelled images imported as round 0: for the representation and best image only",
         )
+    if started.fitted:
+        say(console, f"{started.fitted} of them were of another size: cropped to the model's shape, and scaled")
     if started.unused:
         say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
     say(console, f"hero resume {out}  # continues learning")

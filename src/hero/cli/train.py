@@ -11,8 +11,21 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible
-from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Revision, Settings, Token, Variant, hub_settings
-from hero.cli.running import evaluator_of, finish, people_at, share_work, train_to_end
+from hero.cli.options import (
+    AsJson,
+    Host,
+    NoBrowser,
+    Port,
+    Processes,
+    Publish,
+    PublishKeep,
+    Revision,
+    Settings,
+    Token,
+    Variant,
+    hub_settings,
+)
+from hero.cli.running import evaluator_of, finish, people_at, publisher_of, share_work, train_to_end
 from hero.config import Config, check_used, load_toml, merge, parse_assignments
 from hero.console import quiet_libraries, say
 from hero.methods import METHODS
@@ -74,6 +87,8 @@ def train(
     no_evaluate: Annotated[
         bool, typer.Option("--no-evaluate", help="Neither evaluate after training nor write the report.")
     ] = False,
+    publish: Publish = None,
+    publish_keep: PublishKeep = 3,
     processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,13 +125,14 @@ def train(
     from hero.tuner import Tuner
 
     console = Console(stderr=as_json)
+    published = publisher_of(out, publish, publish_keep, console)
     with interruptible(out), ExitStack() as stack:
         say(console, f"{config.task.name}, method {config.method}, model {config.model.path} → {out}")
         tuner, people = Tuner(config, out), None
         if answers is None:
             served = people_at(out, config, console, host=host, port=port, browser=not no_browser)
             people = stack.enter_context(served)
-        history = train_to_end(tuner, people or answers, console)
+        history = train_to_end(tuner, people or answers, console, published)
         del tuner  # frees its model before the evaluation loads one
         finish(out, config, history, console, as_json, people)
 

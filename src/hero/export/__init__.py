@@ -5,76 +5,103 @@ Reads the run directory alone; only `fused` loads the model. Exporting twice giv
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from hero.errors import ConfigError, RunError, nearest
 from hero.export.kohya import KOHYA_FAMILIES, kohya_tensors
 from hero.export.metadata import kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
+from hero.export.web_ui import user_metadata
+from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
 
 if TYPE_CHECKING:
     from hero.export.fusing import FusedPrecision
 
-__all__ = ["FORMATS", "KOHYA_FAMILIES", "export"]
+__all__ = ["FORMATS", "KOHYA_FAMILIES", "Format", "export"]
 
 
-def export(run: str | Path, format_: str, out: str | Path) -> Path:
-    """Writes the run's result as `format_`, with its model card; returns `out`.
+def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.0) -> Path:
+    """Writes the run's result as `format_`, with its model card; returns `out`. Overwrites nothing.
 
     Args:
         run: the run directory.
         format_: see `FORMATS`.
-        out: a folder (`diffusers`, `fused`) or a file that ends in .safetensors (`kohya`); must not exist yet.
+        out: a folder (`diffusers`, `fused`), new or empty, or a new file that ends in .safetensors (`kohya`).
+        weight: factor of the LoRA's effect, as a LoRA's weight in other programs; 1 is as trained.
 
     Raises:
-        ConfigError: an unknown format, or one that has no names for the layers of the run's model.
-        RunError: there is nothing to export, or `out` exists or cannot be written.
+        ConfigError: an unknown format or a weight that is not a finite number, or a format that has no names for the
+            layers of the run's model.
+        RunError: there is nothing to export, or a file exists that would be overwritten, or `out` cannot be written.
         ModelError: the model (for `kohya` its configuration) cannot be read.
     """
-    out = Path(out)
     if format_ not in FORMATS:
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")
-    is_file = format_ == "kohya"
-    if is_file and out.suffix != ".safetensors":
-        raise ConfigError(f"--out {out}: a kohya LoRA is one file that ends in .safetensors")
-    if out.exists() and (is_file or not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists{'' if is_file else ' and is not an empty folder'}; choose another --out")
+    if not abs(weight) < float("inf"):
+        raise ConfigError(f"--weight {weight} is not a finite number; 1 is as trained")
+    kind, target = FORMATS[format_], Path(os.path.abspath(out))  # of a name even for `.` and `..`
+    if kind.is_file and target.suffix != ".safetensors":
+        raise ConfigError(f"--out {out}: a {format_} LoRA is one file that ends in .safetensors")
+    _check_free(target, kind, out)
     result = read_result(run)
-    beside = out.with_name(f".{out.name}.partial")
-    _remove(beside)
+    result = replace(result, lora=replace(result.lora, lora=scaled(result.lora.lora, weight)), weight=weight)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        precision = FORMATS[format_](result, beside)
-        if not is_file and out.is_dir():
-            out.rmdir()
-        beside.rename(out)
-        _write_card(result, format_, out, precision)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error}; choose another --out") from error
-    finally:
-        _remove(beside)
-    return out
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+            made = Path(beside) / target.name
+            if not kind.is_file:
+                made.mkdir()
+            precision = kind.write(result, made)
+            _write_card(result, format_, made, precision)
+            _check_free(target, kind, out)
+            _move(made, target, kind)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"cannot write {out}: {reason}; choose another --out") from error
+    return Path(out)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of `export`.
+
+    Attributes:
+        write: makes the file, with others beside it, or fills the folder, which exists; returns what the precision of a
+            fused model costs.
+        beside: endings of the files beside a file, in place of `.safetensors`; () for a folder.
+    """
+
+    write: Callable[[RunResult, Path], FusedPrecision | None]
+    beside: tuple[str, ...] = ()
+
+    @property
+    def is_file(self) -> bool:
+        return bool(self.beside)
 
 
 def _diffusers(result: RunResult, out: Path) -> None:
-    out.mkdir()
-    shutil.copyfile(result.lora_file, out / result.lora_file.name)
+    write_lora_file(result.lora, out / LORA_NAME)
     _copy_noise(result, out)
 
 
-def _kohya(result: RunResult, out: Path) -> None:
-    from hero.policies.lora import sort_metadata
+_CARD, _PREVIEW, _WEB_UI = ".md", ".preview.png", ".json"
 
-    facts = read_model_facts(result.config.model, result.component)
-    tensors = kohya_tensors(result.lora, result.alpha, facts.family, facts.denoiser)
-    save_file(tensors, out, metadata=kohya_metadata(result, facts, tensors))
-    sort_metadata(out)
+
+def _kohya(result: RunResult, out: Path) -> None:
+    facts = read_model_facts(result.config.model, result.lora.component)
+    tensors = kohya_tensors(result.lora.lora, result.lora.rank, facts.family, facts.denoiser)
+    write_sorted(tensors, out, kohya_metadata(result, facts, tensors, out.stem))
+    out.with_suffix(_WEB_UI).write_text(user_metadata(result, facts), encoding="utf-8")
+    if result.best is not None:
+        result.best.save(out.with_suffix(_PREVIEW))
 
 
 def _fused(result: RunResult, out: Path) -> FusedPrecision:
@@ -83,7 +110,7 @@ def _fused(result: RunResult, out: Path) -> FusedPrecision:
     from hero.policies import load_pipeline
 
     pipeline = load_pipeline(result.config.model, stored_dtypes(result.config.model))
-    precision = fuse(getattr(pipeline, result.component), result.lora, result.alpha / result.rank)
+    precision = fuse(getattr(pipeline, result.lora.component), result.lora.lora, 1.0)
     pipeline.save_pretrained(out)
     for weights in out.rglob("*.safetensors"):  # written readable only by their owner
         weights.chmod((out / "model_index.json").stat().st_mode)
@@ -91,10 +118,10 @@ def _fused(result: RunResult, out: Path) -> FusedPrecision:
     return precision
 
 
-FORMATS: Mapping[str, Callable[[RunResult, Path], FusedPrecision | None]] = {
-    "diffusers": _diffusers,
-    "kohya": _kohya,
-    "fused": _fused,
+FORMATS: Mapping[str, Format] = {
+    "diffusers": Format(_diffusers),
+    "kohya": Format(_kohya, beside=(_CARD, _PREVIEW, _WEB_UI)),
+    "fused": Format(_fused),
 }
 """Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline."""
 
@@ -108,12 +135,32 @@ def _write_card(result: RunResult, format_: str, out: Path, precision: FusedPrec
     """README.md inside a folder; for a file, a .md file of the same name beside it."""
     from hero.export.card import model_card
 
-    target = out / "README.md" if out.is_dir() else out.with_suffix(".md")
+    target = out / "README.md" if out.is_dir() else out.with_suffix(_CARD)
     model_card(result, format_, out.name, precision).save(target)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):
-        path.unlink()
+def _check_free(target: Path, kind: Format, asked: str | Path) -> None:
+    """Raises RunError if a file or folder of the user would be overwritten."""
+    try:
+        if not kind.is_file:
+            if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                raise RunError(f"{asked} exists and is not an empty folder; choose another --out")
+            return
+        for file in (target, *(target.with_suffix(ending) for ending in kind.beside)):
+            if file.exists() or file.is_symlink():
+                named = asked if file == target else Path(asked).with_name(file.name)
+                raise RunError(f"{named} exists; choose another --out")
+    except OSError as error:
+        raise RunError(f"cannot write {asked}: {error.strerror}; choose another --out") from error
+
+
+def _move(made: Path, target: Path, kind: Format) -> None:
+    """Into place; what a reader looks for first comes last."""
+    if kind.is_file:
+        for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
+            file.rename(target.with_name(file.name))
+    elif target.is_dir():  # kept, since it may be where the user is
+        for file in sorted(made.iterdir(), key=lambda file: file.name == "model_index.json"):
+            file.rename(target / file.name)
+    else:
+        made.rename(target)

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from hero.export.fusing import FusedPrecision
+from hero.export.readers import READERS
 from hero.export.result import RunResult
 from hero.snippets import Snippets, family_of_model
 from hero.tinyworld import NAME as TINYWORLD
@@ -18,7 +19,6 @@ __all__ = ["model_card"]
 
 _TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md.j2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_KOHYA_IN_DIFFUSERS = {"StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"}
 _OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"}
 _SETS = {
     "base": "base model, fresh noise",
@@ -56,6 +56,7 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
         loading=_loading(result, format_, file, path if on_hub else base, precision),
         drawing=Snippets(config).draw(),
         refined=_refined(result, format_, file, precision),
+        others=[name for name in _readers(result, format_) if name != "diffusers"],
         optimizer=_OPTIMIZERS.get(config.update.optimizer, config.update.optimizer),
         last=result.history[-1] if result.history else None,
         figures=_figures(result.evaluation),
@@ -69,9 +70,14 @@ def _loading(result: RunResult, format_: str, file: str, model: str, precision: 
     snippets = Snippets(result.config, model, precision.dtype if precision else None)
     if format_ == "fused":
         return snippets.load_fused(file)
-    if format_ == "kohya" and family_of_model(result.config) not in _KOHYA_IN_DIFFUSERS:
+    if format_ == "kohya" and "diffusers" not in _readers(result, format_):
         return ""
     return snippets.load(file)
+
+
+def _readers(result: RunResult, format_: str) -> tuple[str, ...]:
+    """The programs that load this family's LoRA in this layout."""
+    return READERS.get(family_of_model(result.config), {}).get(format_, ())
 
 
 def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecision | None) -> str:

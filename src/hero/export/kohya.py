@@ -1,7 +1,7 @@
 """The LoRA in kohya's layout: the name of each layer there, and its tensors. Pure functions.
 
 kohya's names are those of the *original* models (for Stable Diffusion 1.x and 2.x, of diffusers' UNet), with `_` for
-`.`; that is what ComfyUI, A1111 and diffusers look up. Where the original model has a single layer for several in
+`.`; that is what ComfyUI and A1111 look up. Where the original model has a single layer for several in
 diffusers (q, k and v), their LoRAs become one of block-diagonal form. Sources: docs/export.md.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from hero.errors import ConfigError
 
-__all__ = ["KOHYA_FAMILIES", "Place", "kohya_tensors"]
+__all__ = ["KOHYA_FAMILIES", "Place", "kohya_tensors", "places"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Place:
     shares: tuple[int, ...] = (1,)
 
 
-def _unet(layer: str, _config: Mapping[str, Any]) -> Place:
+def _same(layer: str, _config: Mapping[str, Any]) -> Place:
     return Place(layer)
 
 
@@ -88,6 +88,19 @@ _FLUX_SINGLE: dict[str, Place] = {
     "proj_mlp": Place("linear1", 3, _LINEAR1),
     "proj_out": Place("linear2"),
 }
+_KLEIN_DOUBLE = {
+    **{layer: place for layer, place in _FLUX_DOUBLE.items() if layer.startswith("attn.")},
+    "ff.linear_in": Place("img_mlp.0"),
+    "ff.linear_out": Place("img_mlp.2"),
+    "ff_context.linear_in": Place("txt_mlp.0"),
+    "ff_context.linear_out": Place("txt_mlp.2"),
+}
+_KLEIN_SINGLE = {"attn.to_qkv_mlp_proj": Place("linear1"), "attn.to_out": Place("linear2")}
+_Z_IMAGE: dict[str, Place] = {
+    **{f"attention.to_{x}": Place("attention.qkv", i, _QKV) for i, x in enumerate("qkv")},
+    "attention.to_out.0": Place("attention.out"),
+    **{name: Place(name) for name in ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")},
+}
 
 
 def _in_blocks(tables: Mapping[str, tuple[str, Mapping[str, Place]]]) -> Callable[[str, Mapping[str, Any]], Place]:
@@ -106,7 +119,7 @@ def _in_blocks(tables: Mapping[str, tuple[str, Mapping[str, Place]]]) -> Callabl
 
 
 KOHYA_FAMILIES: dict[str, Callable[[str, Mapping[str, Any]], Place]] = {
-    "StableDiffusionPipeline": _unet,
+    "StableDiffusionPipeline": _same,
     "StableDiffusionXLPipeline": _sgm,
     "StableDiffusion3Pipeline": _in_blocks({"transformer_blocks": ("joint_blocks", _SD3)}),
     "FluxPipeline": _in_blocks(
@@ -115,8 +128,27 @@ KOHYA_FAMILIES: dict[str, Callable[[str, Mapping[str, Any]], Place]] = {
             "single_transformer_blocks": ("single_blocks", _FLUX_SINGLE),
         }
     ),
+    "QwenImagePipeline": _same,
+    "ZImagePipeline": _in_blocks(
+        {blocks: (blocks, _Z_IMAGE) for blocks in ("layers", "noise_refiner", "context_refiner")}
+    ),
+    "Flux2KleinPipeline": _in_blocks(
+        {
+            "transformer_blocks": ("double_blocks", _KLEIN_DOUBLE),
+            "single_transformer_blocks": ("single_blocks", _KLEIN_SINGLE),
+        }
+    ),
 }
 """Pipeline class → (layer in diffusers, the denoiser's configuration) → its place in the original model."""
+
+
+def places(lora: Mapping[str, torch.Tensor], family: str, config: Mapping[str, Any]) -> dict[str, Place]:
+    """Where each layer of a LoRA lies in the original model; see `kohya_tensors`."""
+    if family not in KOHYA_FAMILIES:
+        known = ", ".join(KOHYA_FAMILIES)
+        raise ConfigError(f"kohya's layout is not known for {family} (known: {known}); use --format diffusers")
+    layers = sorted({key.rsplit(".lora_", 1)[0] for key in lora})
+    return {layer: KOHYA_FAMILIES[family](layer, config) for layer in layers}
 
 
 def kohya_tensors(
@@ -133,14 +165,10 @@ def kohya_tensors(
     Raises:
         ConfigError: kohya's layout has no names for this family, or for one of the layers.
     """
-    if family not in KOHYA_FAMILIES:
-        known = ", ".join(KOHYA_FAMILIES)
-        raise ConfigError(f"kohya's layout is not known for {family} (known: {known}); use --format diffusers")
-    layers = sorted({key.rsplit(".lora_", 1)[0] for key in lora})
-    places = {layer: KOHYA_FAMILIES[family](layer, config) for layer in layers}
+    found = places(lora, family, config)
     tensors: dict[str, torch.Tensor] = {}
-    for name in sorted({place.name for place in places.values()}):
-        mine = sorted((place.part, layer, place.shares) for layer, place in places.items() if place.name == name)
+    for name in sorted({place.name for place in found.values()}):
+        mine = sorted((place.part, layer, place.shares) for layer, place in found.items() if place.name == name)
         downs = [lora[f"{layer}.lora_A.weight"] for _, layer, _ in mine]
         ups = [lora[f"{layer}.lora_B.weight"] for _, layer, _ in mine]
         key = "lora_unet_" + name.replace(".", "_")

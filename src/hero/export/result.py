@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,10 +10,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, RunError
+from hero.policies.lora_file import LoraFile, read_lora_file, scaled
 from hero.run import Checkpoint
 from hero.run.finished import FinishedRun
 from hero.tinyworld import NAME as TINYWORLD
@@ -29,29 +28,26 @@ class RunResult:
 
     Attributes:
         name: that of its folder.
-        lora_file: in diffusers' layout.
-        lora: its tensors under PEFT's names (`<layer>.lora_A.weight`), without the component's prefix.
-        component: the denoiser that the LoRA belongs to, `unet` or `transformer`.
-        rank, alpha: those of every layer.
+        lora: as it is applied, with the factor alpha / rank of the run in it; its alpha is its rank.
         history: one dict per finished round, the lines of metrics.jsonl.
         evaluation: the object of evaluation/result.json if it is of this LoRA.
         best: the best image (of the first prompt that has one), or the first of the last round; None before any.
         noise_file: None if the run has no refined noise.
-        date: when the newest label was given; None before any, and if a shared store cannot be reached.
+        started, date: when the oldest and the newest label were given; None before any, and if a shared store cannot be
+            reached.
+        weight: the factor of its effect that is in `lora` already.
     """
 
     name: str
     config: Config
-    lora_file: Path
-    lora: dict[str, torch.Tensor]
-    component: str
-    rank: int
-    alpha: float
+    lora: LoraFile
     history: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     best: Image.Image | None
     noise_file: Path | None
+    started: datetime | None
     date: datetime | None
+    weight: float = 1.0
 
     @property
     def labels(self) -> int:
@@ -75,47 +71,41 @@ def read_result(path: str | Path) -> RunResult:
         RunError: there is no run or nothing to export yet, or its LoRA file is missing or older than its checkpoint.
     """
     run = FinishedRun(path)
-    lora, component, rank, alpha = _read_lora(run, run.checkpoint())
+    started, date = _read_dates(run)
     return RunResult(
         name=run.name,
         config=run.config,
-        lora_file=run.lora_file,
-        lora=lora,
-        component=component,
-        rank=rank,
-        alpha=alpha,
+        lora=_read_lora(run, run.checkpoint()),
         history=[stats.to_dict() for stats in run.history],
         evaluation=run.current_evaluation,
         best=run.best_image,
         noise_file=run.noise_file,
-        date=_read_date(run),
+        started=started,
+        date=date,
     )
 
 
-def _read_lora(run: FinishedRun, checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], str, int, float]:
+def _read_lora(run: FinishedRun, checkpoint: Checkpoint) -> LoraFile:
     remedy = f"`hero resume {run.path}` writes it again"
     try:
-        with safe_open(run.lora_file, framework="pt") as file:
-            about = json.loads(file.metadata()["lora_adapter_metadata"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"cannot read {run.lora_file}: {error}; {remedy}") from None
-    component = next(iter(tensors)).partition(".")[0]
-    lora = {key.removeprefix(f"{component}."): value for key, value in tensors.items()}
-    told = checkpoint.tensors["lora"]
-    if lora.keys() != told.keys() or not all(torch.equal(lora[key], told[key]) for key in lora):
+        found = read_lora_file(run.lora_file)
+    except RunError as error:
+        raise RunError(f"{error}; {remedy}") from None
+    told = scaled(checkpoint.tensors["lora"], run.config.lora.alpha / run.config.lora.rank)
+    if found.lora.keys() != told.keys() or not all(torch.equal(found.lora[key], told[key]) for key in told):
         raise RunError(f"{run.lora_file} is older than the newest checkpoint; {remedy}")
-    return lora, component, int(about[f"{component}.r"]), float(about[f"{component}.lora_alpha"])
+    return found
 
 
-def _read_date(run: FinishedRun) -> datetime | None:
-    """The date of the newest label, so that exporting twice gives the same bytes."""
+def _read_dates(run: FinishedRun) -> tuple[datetime | None, datetime | None]:
+    """Those of the oldest and the newest label, so that exporting twice gives the same bytes."""
     try:
-        return run.newest_label
+        dates = run.label_dates
     except RunError:
         if not run.config.evaluator.store:
             raise
-        return None  # whoever was given the run may not be able to reach its shared store
+        return None, None  # whoever was given the run may not be able to reach its shared store
+    return (dates[0], dates[-1]) if dates else (None, None)
 
 
 def read_model_facts(config: ModelConfig, component: str) -> ModelFacts:

@@ -24,6 +24,10 @@ LABELS_FILE = "labels.jsonl"
 """The file of a JSON-lines export; its images lie in images/ beside it, the run's settings in config.toml."""
 
 
+METADATA_FILE = "metadata.jsonl"
+"""Beside it: what was said in the end, for programs that read a folder of images."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """What an export holds: the file to read, its number of rows, and the images that were missing from the run."""
@@ -59,7 +63,7 @@ def _jsonl(labelled: LabelledRun, folder: Path) -> Written:
 
         def write(row: Mapping[str, Any]) -> None:
             nonlocal rows
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row) + "\n")  # ASCII: no kind of line break, and half a surrogate pair, too
             rows += 1
 
         for label in labelled.store.labels():
@@ -82,8 +86,29 @@ def _jsonl(labelled: LabelledRun, folder: Path) -> Written:
             write({"kind": "submission", **submission})
         for answer in labelled.answers:
             write({"kind": "answer", **answer})
+    _write_metadata(labelled, folder)
     shutil.copyfile(labelled.folder / "config.toml", folder / "config.toml")
     return LABELS_FILE, rows, tuple(missing)
+
+
+def _write_metadata(labelled: LabelledRun, folder: Path) -> None:
+    """One flat row for each image and evaluator, as the `datasets` library reads it beside images."""
+    with open(folder / METADATA_FILE, "w", encoding="utf-8") as file:
+        for round_ in labelled.rounds:
+            for evaluator, given in labelled.given(round_).items():
+                for image in sorted({*given.verdicts, *given.best, *given.scores}):
+                    if (folder / "images" / f"{image}.png").is_file():
+                        row = {
+                            "file_name": f"images/{image}.png",
+                            "image_id": image,
+                            "round": round_,
+                            "prompt": labelled.prompt(image),
+                            "evaluator": evaluator,
+                            "verdict": str(given.verdicts[image]) if image in given.verdicts else None,
+                            "best": image in given.best,
+                            "score": given.scores.get(image),
+                        }
+                        file.write(json.dumps(row) + "\n")
 
 
 FORMATS: Mapping[str, Callable[[LabelledRun, Path], Written]] = {

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from hero.errors import FeedbackError
@@ -69,6 +69,7 @@ def read_labels(file: Path) -> ImportedLabels:
     answers: dict[int, Answer] = {}
     images: dict[ImageId, Path] = {}
     prompts: dict[ImageId, str] = {}
+    names = _Names()
     for number, row in _rows(file):
         where = f"{file}, line {number}"
         try:
@@ -78,14 +79,18 @@ def read_labels(file: Path) -> ImportedLabels:
             elif kind == "answer":
                 answers[int(row["round"])] = Answer.from_dict(row["feedback"], row["evaluators"], row["rule"])
             else:
-                image = str(row.get("image_id") or row["image"])
+                prompt = str(row["prompt"])
+                image = names.of(row.get("image_id"), row["image"], prompt)
                 given = {key: row.get(key) for key in ("value", "other", "suggested", "seconds")}
+                if given["other"] is not None and not row.get("image_id"):
+                    given["other"] = names.of(None, given["other"], prompt)
                 created_at = row.get("created_at") or datetime.now(UTC).isoformat(timespec="microseconds")
                 evaluator = str(row.get("evaluator") or "imported")
                 marks.append(ImportedMark(int(row.get("round", 0)), evaluator, Mark(image, kind, **given), created_at))
-                prompts[image] = str(row["prompt"])
+                if prompts.setdefault(image, prompt) != prompt:
+                    raise ValueError(f"{image} has the prompt {prompts[image]!r} in an earlier line")
                 if row["image"] is not None:
-                    images[image] = file.parent / row["image"]
+                    images[image] = _beside(file, str(row["image"]))
         except (KeyError, TypeError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise FeedbackError(f"{where}: {what}") from None
@@ -96,12 +101,35 @@ def read_labels(file: Path) -> ImportedLabels:
     return ImportedLabels(tuple(marks), tuple(submissions), answers, images, prompts)
 
 
+class _Names:
+    """Ids for images of a file of one's own, which has none: the file's name, and a number if it has several."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, str], ImageId] = {}
+        self._prompts: dict[str, int] = {}
+
+    def of(self, given: object, image: object, prompt: str) -> ImageId:
+        if given:
+            return str(given)
+        name = str(image)
+        if (name, prompt) not in self._ids:
+            count = self._prompts[name] = self._prompts.get(name, 0) + 1
+            self._ids[name, prompt] = name if count == 1 else f"{name} (prompt {count})"
+        return self._ids[name, prompt]
+
+
+def _beside(file: Path, image: str) -> Path:
+    """The image that a line names, relative to the file; with `\\` between folders, as Windows writes it, too."""
+    path = file.parent / image
+    return path if path.is_file() or "\\" not in image else file.parent / PureWindowsPath(image).as_posix()
+
+
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows editors put a mark at the beginning
     except (OSError, UnicodeDecodeError) as error:
         raise FeedbackError(f"cannot read {file}: {error}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a prompt may hold other kinds of line breaks
         if not line.strip():
             continue
         try:

@@ -20,6 +20,7 @@ from PIL import Image
 from hero.errors import ConfigError
 from hero.feedback.labelled import LabelledRun, Written
 from hero.ids import round_of
+from hero.model_index import is_folder
 from hero.types import Feedback, ImageId
 
 __all__ = ["FILE", "pairs_of", "write_images", "write_pairs"]
@@ -150,6 +151,8 @@ def write_pairs(labelled: LabelledRun, folder: Path) -> Written:
                     found.setdefault(round_, []).append((name, winner, loser))
     per_prompt = Counter(labelled.prompt(winner) for pairs in found.values() for _, winner, _ in pairs)
     number = 0
+    path = labelled.config.model.path
+    model = Path(path).expanduser().resolve().name if is_folder(path) else path  # where it lies is nobody's business
 
     def rows(round_: int) -> Iterator[Mapping[str, Any]]:
         nonlocal number
@@ -174,7 +177,7 @@ def write_pairs(labelled: LabelledRun, folder: Path) -> Written:
                     jpegs[image] = _jpeg(labelled.image_file(image))
                 row |= {f"image_{side}_uid": _uid(labelled, image), f"image_{side}_url": ""}
                 row |= {f"jpg_{side}": jpegs[image], f"label_{side}": float(image == winner)}
-                row[f"model_{side}"] = labelled.config.model.path
+                row[f"model_{side}"] = model
             number += 1
             yield row
 

@@ -8,6 +8,7 @@ which steps those images came.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hero.config import Config
 from hero.errors import FeedbackError, ModelError, RunError
@@ -35,6 +36,9 @@ between machines."""
 class EncodesImages(Protocol):
     """A policy that can encode images into final latents."""
 
+    image_size: tuple[int, int]
+    latent_shape: tuple[int, int, int]
+
     def latents_of(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 
 
@@ -46,11 +50,14 @@ class Started:
         replayed: rounds that the run learnt from as if they were labelled now.
         seeded: images imported as round 0; 0 if rounds were replayed.
         unused: labelled images that the run cannot learn from.
+        fitted: of the seeded ones, those that were not of the model's size: cropped to its shape about the centre, and
+            scaled.
     """
 
     replayed: int
     seeded: int
     unused: int
+    fitted: int = 0
 
 
 def start_from_labels(
@@ -59,27 +66,41 @@ def start_from_labels(
     """Creates the run `out` and lets it learn what it can from `labels`; `hero resume` continues it.
 
     Raises:
-        RunError: `out` is not empty.
+        RunError: `out` is not empty, or an image cannot be read. As after any other failure, no folder is left that
+            was not there before.
         FeedbackError: none of the labels is for a prompt of this run.
-        ModelError: the labelled images are not of the model's size, or the model cannot encode images.
+        ModelError: the model cannot encode images.
     """
+    existed = out.is_dir()
+    tuner = Tuner(config, out)  # leaves nothing behind itself if it fails
+    try:
+        with tuner:
+            return _learn(tuner, labels, on_round)
+    except Exception:
+        for left in out.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if not existed:
+            out.rmdir()
+        raise
+
+
+def _learn(tuner: Tuner, labels: ImportedLabels, on_round: Callable[[int], None] | None) -> Started:
     feedback = labels.feedback()
     labelled = {i for given in feedback.values() for i in given.verdicts}
-    with Tuner(config, out) as tuner:
-        replayed = 0
-        for round_, given in feedback.items():
-            if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), given, labels):
-                break
-            marks = [m for m in labels.marks if m.round == round_]
-            submissions = [s for s in labels.submissions if s["round"] == round_]
-            restore(tuner.store, marks, submissions, round_)
-            tuner.tell(given if isinstance(given, Answer) else Answer(given, sorted({m.evaluator for m in marks})))
-            replayed += 1
-            if on_round is not None:
-                on_round(round_)
-        learnt = {i for round_ in list(feedback)[:replayed] for i in feedback[round_].verdicts}
-        seeded = 0 if replayed else _seed(tuner, feedback, labels)
-    return Started(replayed, seeded, len(labelled - learnt) - seeded)
+    replayed = 0
+    for round_, given in feedback.items():
+        if round_ != tuner.round or tuner.done or not _same_images(tuner.ask(), given, labels):
+            break
+        marks = [m for m in labels.marks if m.round == round_]
+        submissions = [s for s in labels.submissions if s["round"] == round_]
+        restore(tuner.store, marks, submissions, round_)
+        tuner.tell(given if isinstance(given, Answer) else Answer(given, sorted({m.evaluator for m in marks})))
+        replayed += 1
+        if on_round is not None:
+            on_round(round_)
+    learnt = {i for round_ in list(feedback)[:replayed] for i in feedback[round_].verdicts}
+    seeded, fitted = (0, 0) if replayed else _seed(tuner, feedback, labels)
+    return Started(replayed, seeded, len(labelled - learnt) - seeded, fitted)
 
 
 def _same_images(batch: ImageBatch, given: Feedback, labels: ImportedLabels) -> bool:
@@ -96,8 +117,8 @@ def _same_images(batch: ImageBatch, given: Feedback, labels: ImportedLabels) -> 
     return bool(given.verdicts)
 
 
-def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels) -> int:
-    """Round 0: labelled images that this run did not draw. Returns how many."""
+def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels) -> tuple[int, int]:
+    """Round 0: labelled images that this run did not draw. Returns how many, and how many were fitted to the size."""
     prompts, policy, learner = tuner.config.task.prompts, tuner.policy, tuner.learner
     verdicts = {i: v for given in feedback.values() for i, v in given.verdicts.items()}
     usable = [i for i in verdicts if i in labels.images and labels.prompts[i] in prompts]
@@ -109,12 +130,14 @@ def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels
     if not isinstance(policy, EncodesImages):
         raise ModelError(f"{tuner.config.model.path} cannot encode images into latents; import into another model")
     new = _new_ids(usable, labels, prompts)
-    pictures = [_picture(labels.images[i]) for i in usable]
-    latents = policy.latents_of(pictures).cpu()
+    height, width = policy.image_size
+    loaded = [_picture(labels.images[i], (width, height)) for i in usable]
+    pictures, fitted = [picture for picture, _ in loaded], sum(was_fitted for _, was_fitted in loaded)
+    batch = tuner.config.sampling.micro_batch
+    chunks = [policy.latents_of(pictures[k : k + batch]).cpu() for k in range(0, len(pictures), batch)]
+    latents = torch.cat(chunks)
     if tuple(latents.shape[1:]) != tuner.policy.latent_shape:
-        raise ModelError(
-            f"the labelled images have latents {tuple(latents.shape[1:])}, the model {policy.latent_shape}"
-        )
+        raise ModelError(f"the model's VAE gives latents {tuple(latents.shape[1:])}, not {policy.latent_shape}")
     ids = [new[i] for i in usable]
     index = torch.tensor([prompts.index(labels.prompts[i]) for i in usable])
     bests = {labels.prompts[i]: new[i] for given in feedback.values() for i in given.best if i in new}
@@ -128,7 +151,7 @@ def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels
     learner.reward.fit(labelled)
     learner.memory.update_good(labelled, replay_rounds=learner.reward.replay_rounds)
     learner.save()
-    return len(usable)
+    return len(usable), fitted
 
 
 def _new_ids(images: Sequence[ImageId], labels: ImportedLabels, prompts: Sequence[str]) -> dict[ImageId, ImageId]:
@@ -151,9 +174,15 @@ def _renamed(mark: ImportedMark, new: Mapping[ImageId, ImageId]) -> Mark:
     return replace(mark.mark, image_id=new[mark.mark.image_id], other=None if other is None else new[other])
 
 
-def _picture(file: Path) -> Image.Image:
+def _picture(file: Path, size: tuple[int, int]) -> tuple[Image.Image, bool]:
+    """The image upright, as RGB and of `size` (width, height), and whether it was of another size before."""
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
-    except OSError as error:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError:
+        raise RunError(f"the image {file} has too many pixels to be opened safely; make it smaller") from None
+    except (OSError, SyntaxError, ValueError) as error:  # what formats raise for broken files
         raise RunError(f"the image {file} cannot be read ({error})") from None
+    if upright.size == size:
+        return upright, False
+    return ImageOps.fit(upright, size, Image.Resampling.LANCZOS), True

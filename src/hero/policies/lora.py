@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from hero.config import LoraConfig
 from hero.errors import ModelError
 from hero.policies.adapters import ADAPTER
+from hero.policies.lora_file import LORA_NAME, LoraFile, scaled, write_lora_file
 from hero.seeding import Stage, derive_seed
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "load_lora_state_dict",
     "lora_state_dict",
     "save_lora",
-    "sort_metadata",
 ]
 
 UNET_LAYERS: dict[str, tuple[str, ...]] = {
@@ -95,29 +94,15 @@ def adapter_metadata(denoiser: Any) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
 
 
-def save_lora(pipeline_class: Any, denoiser: Any, folder: Path) -> Path:
-    """Writes pytorch_lora_weights.safetensors with the library's own writer; returns the file.
+def save_lora(denoiser: Any, folder: Path) -> Path:
+    """Writes pytorch_lora_weights.safetensors into `folder`, which it makes; returns the file.
 
-    Equal weights give equal bytes.
+    Equal weights give equal bytes. The file's alpha is its rank, whatever that of the adapter.
     """
     part = "unet" if isinstance(denoiser, UNet2DConditionModel) else "transformer"
-    layers = {f"{part}_lora_layers": lora_state_dict(denoiser)}
-    pipeline_class.save_lora_weights(folder, **layers, **{f"{part}_lora_adapter_metadata": adapter_metadata(denoiser)})
-    file = folder / "pytorch_lora_weights.safetensors"
-    sort_metadata(file)
+    about = adapter_metadata(denoiser)
+    lora = scaled(lora_state_dict(denoiser), about["lora_alpha"] / about["r"])
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LORA_NAME
+    write_lora_file(LoraFile(part, lora, about), file)
     return file
-
-
-def sort_metadata(file: Path) -> None:
-    """Sorts the metadata in the header of a safetensors file, which its writer leaves in random order.
-
-    It also gives the file the permissions that the umask allows: the writer makes it readable only by its owner.
-    """
-    data = file.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    file.unlink()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])

@@ -237,7 +237,7 @@ class PipelinePolicy:
         load_lora_state_dict(self.denoiser, state, peft_name(self.denoiser, adapter))
 
     def save_lora(self, folder: Path) -> Path:
-        return save_lora(type(self.pipeline), self.denoiser, folder)
+        return save_lora(self.denoiser, folder)
 
 
 def _check_channels(pipeline: Any, family: Family) -> None:

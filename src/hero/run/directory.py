@@ -342,7 +342,13 @@ def read_images(folder: Path) -> list[Image.Image]:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Has the disk keep what was written, also the names in a folder where the system can (Windows opens no folder)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants a handle that may write
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

@@ -138,14 +138,19 @@ class FinishedRun:
         return LabelStore(self.directory.labels_at, read_only=True)
 
     @property
-    def newest_label(self) -> datetime | None:
-        """When the newest label was given, in UTC and whole seconds; None before any."""
+    def label_dates(self) -> list[datetime]:
+        """When labels were given, oldest first, in UTC and whole seconds."""
         store = self.label_store()
         if store is None:
-            return None
+            return []
         with store:
-            dates = [label.created_at for label in store.labels()]
-        return max(dates).astimezone(UTC).replace(microsecond=0) if dates else None
+            return sorted(label.created_at.astimezone(UTC).replace(microsecond=0) for label in store.labels())
+
+    @property
+    def newest_label(self) -> datetime | None:
+        """When the newest label was given, in UTC and whole seconds; None before any."""
+        dates = self.label_dates
+        return dates[-1] if dates else None
 
     # ------------------------------------------------------------------ results
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -87,12 +88,12 @@ class Learner:
 
     @property
     def best(self) -> tuple[BestImage, ...]:
-        """The best image so far of each prompt that has one, read from the run directory."""
-        prompts = self.config.task.prompts
-        return tuple(
-            BestImage(best, self.directory.read_image(best), prompts[k])
-            for k, best in sorted(self.memory.best_id.items())
-        )
+        """The best image so far of each prompt that has one, read from the run directory; none whose file is gone."""
+        prompts, found = self.config.task.prompts, []
+        for k, best in sorted(self.memory.best_id.items()):
+            with suppress(RunError):  # somebody may have deleted its round; what was learnt from it is kept
+                found.append(BestImage(best, self.directory.read_image(best), prompts[k]))
+        return tuple(found)
 
     def save(self) -> None:
         """Writes the checkpoint of the newest finished round.
