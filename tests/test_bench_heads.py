@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from hero.bench import heads
-from hero.bench.heads import CHOICES, Images, counting, foresight_of, selection
+from hero.bench.heads import CHOICES, JudgedImages, counting, foresight_of, selection
+from hero.config import RewardConfig
 from hero.reward.logistic import fit_logistic
 
 
-def images(apart: float, n: int = 420) -> Images:
+def images(apart: float, n: int = 420) -> JudgedImages:
     """Two Gaussian clouds in 20 dimensions, `apart` standard deviations from each other along one of them."""
     rng = np.random.default_rng(0)
     good = rng.random(n) < 0.4
     features = rng.normal(size=(n, 20))
     features[:, 0] += apart * good
-    return Images(features, good)
+    return JudgedImages(features, good)
 
 
 def test_more_labels_foresee_more_and_none_foresees_nothing() -> None:
@@ -65,10 +66,16 @@ def test_the_share_is_counted_where_the_head_tells_good_from_bad() -> None:
 def test_results_are_written_with_what_made_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(heads, "draw", lambda task, n: images(2.0, n))  # drawing is what the loop's own tests are about
+    monkeypatch.setattr(
+        heads, "draw_judged", lambda task, n: images(2.0, n)
+    )  # drawing is what the loop's own tests are about
     command = ["heads", "--task", "hand", "--images", "420", "--repetitions", "2", "--out", str(tmp_path / "o")]
     monkeypatch.setattr("sys.argv", command)
     heads.main()
     written = json.loads((tmp_path / "o" / "hand.json").read_text())
     assert (written["task"], written["images"], written["repetitions"]) == ("hand", 420, 2)
     assert len(written["rows"]) == len(capsys.readouterr().out.splitlines())
+
+
+def test_its_prior_is_that_of_a_head() -> None:
+    assert RewardConfig(kind="head").model_dump()["head"]["prior"] == heads.PRIOR

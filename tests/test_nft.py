@@ -144,3 +144,12 @@ def test_images_without_a_reward_are_left_out(tiny_policy: Callable[..., Policy]
     judged = judged_round(policy, [1.0, float("nan"), 0.0])
     assert list(update.images(judged)) == [0, 2]  # type: ignore[attr-defined]
     assert update.step(judged_round(policy, [float("nan")] * 3), policy.encode(["1 hand"]), 1) is None
+
+
+def test_noise_levels_are_spread_over_their_range(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    for least in (0.0, 0.4):
+        update = make_update(policy, nft(levels_per_image=4, least_level=least), seed=0)
+        drawn = [float(update._drawn(1, image, 0, level)[1]) for image in range(20) for level in range(4)]  # type: ignore[union-attr]
+        parts = [int((t - least) / (1 - least) * 4 - 1e-9) for t in drawn]
+        assert parts == [0, 1, 2, 3] * 20

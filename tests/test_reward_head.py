@@ -177,6 +177,24 @@ def test_images_that_are_all_about_as_good_get_about_the_same_reward(tiny_policy
     assert spreads[1] < 0.5 * spreads[0]
 
 
+def test_of_likely_good_images_those_that_lie_apart_teach_more(tiny_policy: Callable[..., Policy]) -> None:
+    policy = tiny_policy()
+    labelled = round_of_images(policy, "gb" * 10)
+    new = round_of_images(policy, "g" * 12 + "b" * 12, 2)
+    new.final_latents[1:9] = new.final_latents[1] + 1e-3 * new.final_latents[1:9]  # eight that are nearly the same
+    plain, varied = (head(policy, variety=share) for share in (0.0, 1.0))
+    for made in (plain, varied):
+        made.fit(labelled)
+    estimates, rewards = varied.practice(new)
+    likely = estimates > 0.5
+    assert int(likely.sum()) >= 10
+    crowd = [row for row in range(1, 9) if likely[row]]
+    others = [row for row in range(9, 24) if likely[row]]
+    assert rewards[crowd].max() < rewards[others].min()
+    assert rewards[likely].min() >= 0.3
+    torch.testing.assert_close(rewards[~likely], plain.practice(new)[1][~likely])
+
+
 def test_prompts_are_compared_apart(tiny_policy: Callable[..., Policy]) -> None:
     policy = tiny_policy()
     made, labelled = head(policy, prompts=2), round_of_images(policy, "gbbggbbg", prompts=2)

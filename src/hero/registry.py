@@ -205,6 +205,13 @@ class HeadSettings(Settings):
         description="Least deviation of p(good) among a prompt's images by which their standing is measured: with more "
         "of it, images that are all good have about the same reward, and training comes to rest.",
     )
+    variety: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of a likely good image's reward in practice that is for lying apart from other likely good "
+        "ones; the rest is its standing.",
+    )
     micro_batch: int = Field(
         16, ge=1, description="Latents whose features are computed together. Halved when memory runs out."
     )
@@ -293,7 +300,10 @@ class ForwardSettings(Settings):
     """For updates that add noise to final latents again, at levels of their own, and need no stored steps."""
 
     levels_per_image: int = Field(
-        4, ge=1, description="Noise levels per image and pass: one at random from each equal part of (0, 1]."
+        4, ge=1, description="Noise levels per image and pass: one at random from each equal part of the range."
+    )
+    least_level: float = Field(
+        0.0, ge=0, lt=1, description="Noise levels lie above this one, up to 1: near 0, only details are decided."
     )
     old_decay: float = Field(
         0.0,

@@ -26,19 +26,19 @@ from hero.ids import prompt_index_of
 from hero.methods import configure
 from hero.noise import fresh_noise
 from hero.policies import load_policy
-from hero.registry import HeadSettings
-from hero.reward.head import share_good
 from hero.reward.logistic import Logistic, fit_logistic
 from hero.rollout import rollout
 from hero.seeding import Stage
 from hero.tasks import get_task
 
-__all__ = ["CHOICES", "Images", "Row", "counting", "draw", "foresight_of", "main", "selection"]
+__all__ = ["CHOICES", "JudgedImages", "Row", "counting", "draw_judged", "foresight_of", "main", "selection"]
 
 _Array = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
 
-PRIOR = float(HeadSettings.model_fields["prior"].default)
+PRIOR = 30.0
+"""That of a head's settings."""
+
 LABELS = (16, 32, 64, 128)
 _STEP = 16
 """Labels asked for at a time where images are chosen."""
@@ -48,7 +48,7 @@ _HELD_OUT = 160
 
 
 @dataclass(frozen=True)
-class Images:
+class JudgedImages:
     """Images of one task by the base model: features (N, D), and whether the judge calls them good (N,)."""
 
     features: _Array
@@ -67,7 +67,7 @@ class Row:
     error: float
 
 
-def draw(task_name: str, n: int, levels: Sequence[float] | None = None) -> Images:
+def draw_judged(task_name: str, n: int, levels: Sequence[float] | None = None) -> JudgedImages:
     """Draws and judges `n` images of the bundled model."""
     task, config = get_task(task_name), configure(task_name)
     policy = load_policy(config)
@@ -93,7 +93,7 @@ def draw(task_name: str, n: int, levels: Sequence[float] | None = None) -> Image
             assert judge is not None, f"{task_name} has no judge"
             good.append(judge(image).success)
     found = features(policy, conditioning, index, torch.cat(latents), micro_batch=size)
-    return Images(found.double().numpy(), np.array(good))
+    return JudgedImages(found.double().numpy(), np.array(good))
 
 
 # ------------------------------------------------------------------------------------- which images to ask about
@@ -147,7 +147,7 @@ CHOICES: dict[str, Choice] = {
 """Ways to choose the images that are asked about."""
 
 
-def selection(images: Images, repetitions: int) -> Iterator[Row]:
+def selection(images: JudgedImages, repetitions: int) -> Iterator[Row]:
     """AUC on held-out images after 16, 32 and 64 labels that were chosen 16 of 64 drawn images at a time."""
     for name, choose in CHOICES.items():
         found: dict[int, list[float]] = {}
@@ -167,7 +167,7 @@ def selection(images: Images, repetitions: int) -> Iterator[Row]:
 # ---------------------------------------------------------------------------------------------- what the head says
 
 
-def foresight_of(images: Images, repetitions: int) -> Iterator[Row]:
+def foresight_of(images: JudgedImages, repetitions: int) -> Iterator[Row]:
     """AUC on images that were not labelled, by the precision of the prior."""
     for prior in (PRIOR / 10, PRIOR, 10 * PRIOR):
         for n in LABELS:
@@ -180,7 +180,7 @@ def foresight_of(images: Images, repetitions: int) -> Iterator[Row]:
             yield _row("prior", f"λ = {prior:g}", n, "AUC", values)
 
 
-def counting(images: Images, repetitions: int, share: float = 0.8) -> Iterator[Row]:
+def counting(images: JudgedImages, repetitions: int, share: float = 0.8) -> Iterator[Row]:
     """How far `share_good` is from the truth, on images as drawn and on a selection of which `share` is good."""
     for n in LABELS[1:3]:
         errors: dict[str, list[float]] = {"as drawn": [], f"{100 * share:.0f} % good": []}
@@ -195,7 +195,7 @@ def counting(images: Images, repetitions: int, share: float = 0.8) -> Iterator[R
             enriched = np.concatenate([good[:k], bad[: round(k * (1 - share) / share)]])
             for name, rows in zip(errors, (rest, enriched), strict=True):
                 p = head.probability(images.features[rows])[0]
-                estimate, error = share_good(head, images.good[order[:n]], p)
+                estimate, error = head.share_good(images.good[order[:n]], p)
                 errors[name].append(estimate - float(images.good[rows].mean()))
                 told[name].append(error)
         for name, values in errors.items():
@@ -204,19 +204,19 @@ def counting(images: Images, repetitions: int, share: float = 0.8) -> Iterator[R
             yield _row("share of good images, without labels", name, n, "standard error it states", told[name])
 
 
-def _orders(images: Images, repetitions: int) -> Iterator[tuple[np.random.Generator, _Indices]]:
+def _orders(images: JudgedImages, repetitions: int) -> Iterator[tuple[np.random.Generator, _Indices]]:
     """The same random orders for each variant."""
     for k in range(repetitions):
         rng = np.random.default_rng(k)
         yield rng, rng.permutation(len(images.good))
 
 
-def _fitted(images: Images, rows: _Indices, prior: float = PRIOR) -> Logistic | None:
+def _fitted(images: JudgedImages, rows: _Indices, prior: float = PRIOR) -> Logistic | None:
     good = images.good[rows]
     return None if good.all() or not good.any() else fit_logistic(images.features[rows], good, prior)
 
 
-def _auc(head: Logistic, images: Images, rows: _Indices) -> float:
+def _auc(head: Logistic, images: JudgedImages, rows: _Indices) -> float:
     scores, good = head.logit(images.features[rows])[0], images.good[rows]
     return float(mannwhitneyu(scores[good], scores[~good]).statistic) / float(good.sum() * (~good).sum())
 
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=24)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    images = draw(arguments.task, arguments.images)
+    images = draw_judged(arguments.task, arguments.images)
     rows = [row for study in (foresight_of, selection, counting) for row in study(images, arguments.repetitions)]
     about = {
         **about_this(),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import rankdata
 
 from hero.config import RewardConfig
 from hero.features import features
@@ -18,10 +19,10 @@ from hero.reward.logistic import Logistic, fit_logistic
 from hero.reward.protocol import Reward, RewardContext
 from hero.types import Labelled, Score, Verdict
 
-__all__ = ["Head", "share_good"]
+__all__ = ["Head"]
 
-_LEAST_APART = 0.05
-"""Mean p of good and of bad images closer than this say nothing about shares; the standard error is large then."""
+_NEIGHBOURS = 5
+_CROWDED = 0.3
 
 
 class Head(Reward):
@@ -81,12 +82,12 @@ class Head(Reward):
         if self.fitted is None:
             return super().score(final_latents, prompt_index)
         found = self._features(final_latents, prompt_index).double().numpy()
-        return Score(*(torch.from_numpy(part).float() for part in self.fitted.probability(found)))
+        return _score(self.fitted, found)
 
     def rewards(self, labelled: Labelled) -> torch.Tensor:
         if self.fitted is None:
             return torch.full((len(labelled.ids),), float("nan"))
-        _, standing = self.practice(labelled)
+        standing = self._standing(self.score(labelled.final_latents, labelled.prompt_index).mean, labelled)
         verdicts, share = labelled.feedback.verdicts, self.settings.label_share
         return torch.stack(
             [
@@ -96,13 +97,22 @@ class Head(Reward):
         )
 
     def practice(self, unlabelled: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
-        p = self.score(unlabelled.final_latents, unlabelled.prompt_index).mean
-        return p, self._standing(p, unlabelled)
+        assert self.fitted is not None
+        found = self._features(unlabelled.final_latents, unlabelled.prompt_index).double().numpy()
+        p = _score(self.fitted, found).mean
+        rewards = self._standing(p, unlabelled)
+        if self.settings.variety > 0:
+            scaled = (found - self.fitted.centre) / self.fitted.scale
+            for rows in unlabelled.rows_by_prompt.values():
+                likely = [row for row in rows if p[row] > 0.5]
+                if len(likely) > _NEIGHBOURS:
+                    rewards[likely] += self.settings.variety * (_apart(scaled[likely]) - rewards[likely])
+        return p, rewards
 
     def share_good(self, estimates: torch.Tensor) -> tuple[float, float] | None:
         if self.fitted is None:
             return None
-        return share_good(self.fitted, self.good.numpy(), estimates.double().numpy())
+        return self.fitted.share_good(self.good.numpy(), estimates.double().numpy())
 
     def _standing(self, p: torch.Tensor, labelled: Labelled) -> torch.Tensor:
         """½ + ½·clip((p − mean p)/spread, −1, 1) within each prompt, where the spread is the deviation of p but never
@@ -135,21 +145,16 @@ class Head(Reward):
         self._refit()
 
 
-def share_good(
-    fitted: Logistic, good: npt.NDArray[np.bool_], estimates: npt.NDArray[np.float64]
-) -> tuple[float, float]:
-    """The share of good images among those with p(good) = `estimates` (M,), and its standard error.
+def _score(fitted: Logistic, found: npt.NDArray[np.float64]) -> Score:
+    return Score(*(torch.from_numpy(part).float() for part in fitted.probability(found)))
 
-    A probabilistic adjusted count: mean p lies between the means that labelled bad and good images would have. Those
-    are taken from the labels `good` (N,) of the fit, each as if it had been left out. It assumes that good and bad
-    images look like those that were labelled. Source: Bella et al. 2010, "Quantification via probability estimators".
+
+def _apart(found: npt.NDArray[np.float64]) -> torch.Tensor:
+    """How far each image lies from its nearest neighbours among these, as a rank from the most crowded (0.3) to 1.
+
+    The rank, and not the distance, so that no outlier gets all. From 0.3, since crowded ones are good, too. The idea of
+    scaling what good images teach by their distance to others is GARDO's (He et al. 2025).
     """
-    p = fitted.left_out
-    mean_of = {kind: float(p[good == kind].mean()) for kind in (True, False)}
-    error_of = {kind: float(p[good == kind].std() / math.sqrt((good == kind).sum())) for kind in (True, False)}
-    apart = max(mean_of[True] - mean_of[False], _LEAST_APART)
-    share = (float(estimates.mean()) - mean_of[False]) / apart
-    error = math.hypot(
-        float(estimates.std()) / math.sqrt(len(estimates)), share * error_of[True], (1 - share) * error_of[False]
-    )
-    return min(max(share, 0.0), 1.0), error / apart
+    distances = np.sort(squareform(pdist(found)), axis=1)[:, 1 : _NEIGHBOURS + 1].mean(1)
+    rank = rankdata(distances) - 1
+    return torch.from_numpy(_CROWDED + (1 - _CROWDED) * rank / (len(rank) - 1)).float()

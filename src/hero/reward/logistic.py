@@ -8,6 +8,7 @@ approximated in closed form (Rad & Maleki 2020, "A scalable estimate of the out-
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = ["Logistic", "fit_logistic"]
 _Array = npt.NDArray[np.float64]
 
 _SMALLEST_SCALE = 1e-6
+_LEAST_APART = 0.05
+"""Mean p of good and of bad images closer than this say nothing about shares; the standard error is large then."""
+
 _FLAT = 1e-6
 """The prior precision of the intercept, which is hardly pulled to 0."""
 
@@ -60,6 +64,21 @@ class Logistic:
         mean, deviation = self.logit(features)
         p = _moderated(mean, deviation**2)
         return p, p * (1 - p) * deviation
+
+    def share_good(self, good: npt.NDArray[np.bool_], estimates: _Array) -> tuple[float, float]:
+        """The share of good images among those with p(good) = `estimates` (M,), and its standard error.
+
+        A probabilistic adjusted count: mean p lies between the means that labelled bad and good images would have.
+        Those are taken from the labels `good` (N,) of the fit, each as if it had been left out. It assumes that good
+        and bad images look like those that were labelled. Source: Bella et al. 2010, "Quantification via probability
+        estimators".
+        """
+        kinds = (self.left_out[good], self.left_out[~good])
+        (of_good, error_good), (of_bad, error_bad) = ((p.mean(), p.std() / math.sqrt(len(p))) for p in kinds)
+        apart = max(float(of_good - of_bad), _LEAST_APART)
+        share = float(estimates.mean() - of_bad) / apart
+        error = math.hypot(estimates.std() / math.sqrt(len(estimates)), share * error_good, (1 - share) * error_bad)
+        return min(max(share, 0.0), 1.0), error / apart
 
 
 def fit_logistic(features: _Array, good: npt.NDArray[np.bool_], prior: float) -> Logistic:

@@ -150,11 +150,13 @@ class ForwardUpdate(Update):
         )
 
     def _drawn(self, round_: int, image: int, epoch: int, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise (C, h, w) and noise level () of one example; the levels of an image are spread over (0, 1]."""
+        """Noise (C, h, w) and noise level () of one example; the levels of an image are spread over their range."""
         index = (epoch * self.settings.levels_per_image + level) * (LARGEST + 1) + image
         noise = normal(self.policy.latent_shape, generator(self.seed, Stage.FORWARD_NOISE, round_, index))
         share = torch.rand((), generator=generator(self.seed, Stage.FORWARD_TIMES, round_, index))
-        return noise, (level + 1 - share) / self.settings.levels_per_image
+        least = self.settings.least_level
+        place = (level + 1 - share) / self.settings.levels_per_image
+        return noise, place if least == 0 else least + (1 - least) * place
 
     def _gradient(self, conditioning: Conditioning, item: _Noisings) -> Gradient:
         policy, rows = self.policy, conditioning.rows(item.prompt_index)
