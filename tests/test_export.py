@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import errno
 import hashlib
 import io
@@ -611,15 +612,19 @@ def test_a_disk_that_is_full_or_may_not_be_written_ends_in_a_sentence(
     format_: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write after the first fails: what the disk says when it is full."""
-    real, opened = Path.open, []
+    opened = []
 
-    def full(self: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-        if "w" in mode and tmp_path in self.parents:
-            opened.append(self)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, mode, *arguments, **named)
+    def full(real: Callable[..., Any]) -> Callable[..., Any]:
+        def opening(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+            if "w" in mode and tmp_path in Path(file).parents:
+                opened.append(file)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(file, mode, *arguments, **named)
 
-    monkeypatch.setattr(Path, "open", full)
+        return opening
+
+    monkeypatch.setattr(Path, "open", full(Path.open))
+    monkeypatch.setattr(builtins, "open", full(open))  # as diffusers writes
     out = tmp_path / ("x.safetensors" if format_ == "kohya" else "x")
     with pytest.raises(RunError, match=rf"cannot write {re.escape(str(out))}: No space left on device; choose"):
         export(run, format_, out)

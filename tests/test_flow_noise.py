@@ -11,9 +11,9 @@ from hero.methods import PRESETS
 @pytest.mark.parametrize(("family", "preset"), [("Stable Diffusion 3.5", "sd3"), ("FLUX.1", "flux")])
 def test_noise_stays_under_the_published_steps_and_not_under_these(family: str, preset: str) -> None:
     published, ours = measure_flow_noise(family)
-    assert published.from_picture > 0.15 > 2 * published.from_picture_ode
+    assert published.from_picture > published.from_picture_ode + 0.08
     assert ours.from_picture == pytest.approx(ours.from_picture_ode, abs=0.01)
-    assert ours.from_picture < 0.06
+    assert ours.from_picture < published.from_picture - 0.09
     assert published.last_two > 0.7 > ours.last_two
     assert ours.std[-1] == 0
     assert published.std[-1] > 0

@@ -158,7 +158,8 @@ def test_the_saved_lora_in_the_library_s_loader_draws_the_same(
     pipeline = library(random_pipeline)
     pipeline.load_lora_weights(policy.save_lora(tmp_path).parent)
     latents = library_call(pipeline, trajectory.initial_noise, tiny_config(**settings), "latent")
-    assert (trajectory.final_latents - latents).abs().max() <= 1e-4
+    # The factor alpha/r is in the file's matrices, so that the last bits of products differ.
+    assert (trajectory.final_latents - latents).abs().max() <= 3e-4 * latents.abs().max()
     assert (trajectory.final_latents - base.final_latents).abs().max() > 1e-2  # the LoRA does something
 
 

@@ -24,7 +24,7 @@ from hero.policies.lora_file import LORA_NAME, LoraFile, read_lora_file, scaled,
 KOHYA_IN_DIFFUSERS = {"stable-diffusion", "stable-diffusion-v", "sdxl", "qwen-image", "flux-2-klein"}
 """Those whose kohya file diffusers loads at any width; FLUX.1's it loads at the real model's alone."""
 
-NOT_IN_DIFFUSERS = {"sd3", "z-image"}
+NOT_IN_DIFFUSERS = {"sd3"}
 """Those of whose kohya file it leaves out something, with at most a warning."""
 
 

@@ -21,7 +21,7 @@ from hero.run.trackers import GRID, image_grid
 
 NUMBERS = {"labels", "images", "good", "bad", "reward_mean", "reward_std", "triplet_loss", "steps", "loss", "kl"}
 NUMBERS |= {"ratio_mean", "first_ratio_deviation", "clip_fraction", "grad_norm", "auc", "seconds_judging"}
-NUMBERS |= {"seconds_sampling", "seconds_waiting", "seconds_updating"}
+NUMBERS |= {"seconds_sampling", "seconds_waiting", "seconds_updating", "seconds_practising", "draws"}
 
 
 def every_other(batch: ImageBatch) -> Feedback:
