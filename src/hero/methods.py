@@ -57,7 +57,7 @@ METHODS: dict[str, Method] = {
                 "inner_epochs": 2,
                 "nft": {"optimality": "reward", "beta": 1.0},
             },
-            "practice": {"draws": 192},
+            "practice": {"draws": 192, "images": 32, "enough": 0.85},
             "sampling": {"images_per_round": 32},
         },
     ),
