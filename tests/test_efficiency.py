@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from hero.bench.cells import PlannedCell
+from hero.bench.cells import Base, PlannedCell
 from hero.bench.curve_plots import write_plots
 from hero.bench.efficiency import (
     Budgets,
@@ -30,6 +30,7 @@ from hero.bench.learning_curves import factor, findings_of, goal, labels_to
 from hero.bench.processes import Say
 from hero.cli import app
 from hero.errors import ConfigError, RunError
+from hero.methods import METHODS, configure
 from hero.tuner import Tuner
 
 # ---------------------------------------------------------------------------------------------- labels to the goal
@@ -544,3 +545,8 @@ def test_the_command_reads_what_is_finished_and_prints_one_object(
     assert answer == json.loads((out / "results.json").read_text())
     assert "| `green-view` | `hero` | 32 × 1 |" in (out / "results.md").read_text()
     assert (out / "success.png").is_file()
+
+
+def test_every_method_is_compared_with_the_same_base(tmp_path: Path) -> None:
+    bases = {Base.of(configure("hand", method=name), 8, tmp_path).folder for name in METHODS}
+    assert len(bases) == 1

@@ -55,7 +55,7 @@ class Base:
     @classmethod
     def of(cls, config: Config, images: int, out: Path) -> Base:
         """The base that a run with `config` is compared with; equal for all that draw alike."""
-        frozen = {"update": {"kind": FROZEN}, "selection": {"drawn": None}}
+        frozen = {"update": {"kind": FROZEN}, "practice": {"draws": 0}, "selection": {"drawn": None}}
         return cls(config.task.name, images, out, validate(overlaid(config.model_dump(), frozen)))
 
     @property
