@@ -205,6 +205,8 @@ def test_an_estimate_worked_by_hand() -> None:
     assert away.phases["encoding"] == 4 * 500_000_000
     eight = estimate(COSTS, config_of(update={"optimizer": "adamw-8bit"}))
     assert need.weights - eight.weights == 6 * 10_000_000
+    followed = estimate(COSTS, configure("hand", preset="stable-diffusion", method="heron"))
+    assert followed.weights - need.weights == 4 * 10_000_000  # the LoRA that draws follows the one that is trained
 
 
 def test_the_cheapest_options_that_fit_are_found() -> None:

@@ -20,6 +20,7 @@ from hero.config import Config, merge, validate
 from hero.policies import Conditioning, Policy
 from hero.policies.pipeline import repeated_blocks
 from hero.reward.protocol import Reward
+from hero.update.protocol import Update
 
 __all__ = ["Costs", "Footprint", "device_memory", "estimate", "gibibytes", "measure_costs", "options_that_fit"]
 
@@ -118,7 +119,7 @@ def estimate(costs: Costs, config: Config) -> Footprint:
     offload = config.model.offload
     encoders, vae = size * costs.text_encoders, size * costs.vae
     optimizer = {"adamw": 8, "adamw-8bit": 2}[config.update.optimizer] if config.update.learns else 0
-    weights = size * costs.denoiser + (4 + optimizer) * costs.lora + _reward(costs, config)
+    weights = size * costs.denoiser + (4 * _loras(config) + optimizer) * costs.lora + _reward(costs, config)
     weights += (0 if "text-encoders" in offload else encoders) + (0 if "vae" in offload else vae)
     drawn = min(config.sampling.micro_batch, config.sampling.images_per_round)
     decoded = 1 if config.model.vae_slicing else drawn
@@ -188,6 +189,13 @@ def _count(modules: Iterable[nn.Module]) -> int:
 def _first_channels(vae: Any) -> int:
     channels = vae.config.get("block_out_channels")
     return int(channels[0] if channels else vae.config.base_dim)
+
+
+def _loras(config: Config) -> int:
+    if not config.update.learns:
+        return 1
+    update: type[Update] = config.update.choice.load()  # type: ignore[assignment]
+    return update.loras()
 
 
 def _reward(costs: Costs, config: Config) -> int:

@@ -102,6 +102,10 @@ class ForwardUpdate(Update):
     def adapters(self) -> tuple[LoraAdapter, ...]:
         return ("current", "old") if "old" in self.references else ("current",)
 
+    @classmethod
+    def loras(cls) -> int:
+        return 1 + ("old" in cls.references)
+
     def sampling(self) -> LoraAdapter:
         """The model that follows the trained one, if there is one; else the trained one."""
         return self.adapters()[-1]

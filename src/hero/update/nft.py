@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -26,9 +26,12 @@ class NFT(ForwardUpdate):
         "pulled": "the same between the trained policy and the base model; only if `pull` is above 0",
     }
 
+    references: tuple[Literal["old", "base"], ...] = ("old",)
+
     def __init__(self, policy: Policy, config: UpdateConfig, *, seed: int) -> None:
         self.own = config.table(NFTSettings)
-        self.references = ("old", "base") if self.own.pull > 0 else ("old",)
+        if self.own.pull > 0:
+            self.references = ("old", "base")
         super().__init__(policy, config, seed=seed)
 
     def optimality(self, renoised: Renoised) -> torch.Tensor:

@@ -33,6 +33,11 @@ class Update(Protocol):
         """The adapters whose weights every process needs: the trained one and any that follow it."""
         return ("current",)
 
+    @classmethod
+    def loras(cls) -> int:
+        """How many LoRAs it keeps: the trained one and any that follow it."""
+        return 1
+
     def sampling(self) -> LoraAdapter:
         """The adapter that draws the images to learn from (see `Policy.using`)."""
         return "current"
