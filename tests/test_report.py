@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from hero.config import validate
+from hero.console import round_line
 from hero.errors import ConfigError, RunError
 from hero.evaluation import Drift, EvaluationResult, Measured
 from hero.feedback.store import LabelStore
@@ -423,6 +424,20 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------- several evaluators, two judges
+
+
+def test_practice_has_its_time_and_its_draws(run: Path) -> None:
+    assert "practising" not in write_report(run).read_text().split("<style")[1].split("</style>")[1]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"draws": 192, "seconds_practising": 75.0}
+        line["figures"] |= {"practice_score": 0.7, "practice_steps": 24, "share_good": 0.82, "share_good_error": 0.04}
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    page = write_report(run).read_text()
+    assert "practising 2 min 30 s" in page
+    assert page.count('<td class="n">192</td>') == 2
+    told = round_line(RoundStats.from_dict(lines[0]), 2)
+    assert "practised on 192 images · about 82 % good now (± 8 %) · 143.2 s" in told
 
 
 def test_several_evaluators_agreement_and_what_they_disagreed_on(run: Path) -> None:

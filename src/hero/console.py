@@ -63,17 +63,25 @@ def progress_bar(console: Console, what: str, total: int) -> Iterator[Advance]:
 def round_line(stats: RoundStats, rounds: int) -> str:
     """One finished round as a line of text."""
     judged = stats.good + stats.bad
-    seconds = stats.seconds_sampling + stats.seconds_waiting + stats.seconds_updating
     parts = [
         f"round {stats.round}/{rounds}",
         f"{stats.labels} labels",
         f"good {_percent(stats.good / judged)} ({stats.good} of {judged})" if judged else "no verdict",
         "" if stats.reward_mean is None else f"reward {stats.reward_mean:.2f}",
         "" if stats.success_shown is None else f"success {_percent(stats.success_shown)}",
-        f"{seconds:.1f} s",
+        f"practised on {stats.draws} images" if "practice_score" in stats.figures else "",
+        _estimate(stats.figures),
+        f"{stats.seconds:.1f} s",
         stats.note,
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _estimate(figures: Mapping[str, float]) -> str:
+    """The share of good images that the model draws by now, estimated without labels; "" if there is no estimate."""
+    if "share_good" not in figures:
+        return ""
+    return f"about {_percent(figures['share_good'])} good now (± {_percent(2 * figures['share_good_error'])})"
 
 
 def success_lines(result: Mapping[str, Any]) -> list[str]:

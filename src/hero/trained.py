@@ -32,6 +32,8 @@ from hero.tasks import TASKS
 
 __all__ = ["TrainedRun"]
 
+_TRAINING = ("seconds_sampling", "seconds_updating", "seconds_practising")
+
 
 class TrainedRun:
     """The run in `path` as of its newest checkpoint.
@@ -109,7 +111,7 @@ class TrainedRun:
             scorer=self._scorer(prompts or self.config.task.prompts) if best_of > 1 else None,
             progress=progress,
         )
-        training = sum(line[key] for line in self.history for key in ("seconds_sampling", "seconds_updating"))
+        training = sum(line.get(key, 0.0) for line in self.history for key in _TRAINING)
         seconds = {"seconds_training": training, "seconds_evaluating": time.monotonic() - started}
         result = dataclasses.replace(result, details={**result.details, **seconds})
         for name in (*SETS, "unrelated_base", "unrelated_tuned"):  # also removes those of an earlier evaluation

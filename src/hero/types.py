@@ -472,6 +472,11 @@ class RoundStats:
         "seconds_practising",
     )
 
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the whole round but for judging, which is no part of the method."""
+        return self.seconds_sampling + self.seconds_waiting + self.seconds_updating + self.seconds_practising
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict with the keys in field order."""
         return {**asdict(self), "best": list(self.best), "figures": dict(self.figures)}

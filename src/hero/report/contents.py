@@ -171,6 +171,7 @@ class RunContents:
             "sampling": sum(s.seconds_sampling for s in self.stats),
             "waiting": sum(s.seconds_waiting for s in self.stats),
             "updating": sum(s.seconds_updating for s in self.stats),
+            "practising": sum(s.seconds_practising for s in self.stats),
         }
 
     @property

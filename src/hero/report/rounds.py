@@ -40,7 +40,7 @@ class Round:
 
     @property
     def seconds(self) -> float:
-        return self.stats.seconds_sampling + self.stats.seconds_waiting + self.stats.seconds_updating
+        return self.stats.seconds
 
 
 def rounds_of(folder: Path, stats: Sequence[RoundStats], store: LabelStore | None) -> list[Round]:
