@@ -35,7 +35,15 @@ SMALL = {
     "reward": {"similarity": {"width": 16, "epochs": 20, "batch_size": 32, "learning_rate": 1e-3}},
 }
 FAMILIES = ("stable-diffusion-v", "sdxl", "sd3", "flux", "qwen-image", "z-image", "flux-2-klein")
-NOT_COMPARED = ("seconds_sampling", "seconds_waiting", "seconds_updating", "seconds_judging", "auc")
+NOT_COMPARED = (
+    "seconds_sampling",
+    "seconds_waiting",
+    "seconds_updating",
+    "seconds_judging",
+    "seconds_practising",
+    "draws",
+    "auc",
+)
 """Wall clock, which no two runs share, and figures that version 0.1 did not have."""
 
 

@@ -192,15 +192,25 @@ def test_any_reward_that_judges_images_without_labels_can_practise(
     assert stats.figures["practice_steps"] == 2
 
 
-def test_a_model_that_is_good_enough_is_left_as_it_is(config: Config, tmp_path: Path) -> None:
-    """By the labels: no update on them. By the reward's estimate: no practice beyond the first images drawn for it."""
-    easy = config.model_copy(update={"practice": config.practice.model_copy(update={"enough": 1e-6})})
-    with Tuner(easy, tmp_path / "run") as tuner:
+def test_labels_that_are_good_enough_leave_the_model_as_it_is(config: Config, tmp_path: Path) -> None:
+    """Half of the images are good."""
+    for enough, steps in ((0.5, 0), (0.6, 4)):
+        easy = config.model_copy(update={"practice": config.practice.model_copy(update={"enough": enough})})
+        with Tuner(easy, tmp_path / str(enough)) as tuner:
+            assert tuner.tell(by_brightness(tuner.ask())).steps == steps
+
+
+@pytest.mark.parametrize(("estimate", "draws"), [((0.9, 0.01), 4), ((0.9, 0.1), 6), ((0.8, 0.01), 6)])
+def test_practice_ends_where_the_estimate_is_good_enough_by_a_standard_error(
+    estimate: tuple[float, float], draws: int, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = config.model_copy(update={"practice": config.practice.model_copy(update={"enough": 0.85})})
+    with Tuner(stopping, tmp_path / "run") as tuner:
+        monkeypatch.setattr(tuner.learner.reward, "share_good", lambda estimates: estimate)
         stats = tuner.tell(by_brightness(tuner.ask()))
-        assert (stats.steps, stats.draws) == (0, 4) or stats.figures["share_good"] == 0
-        if stats.figures["share_good"] > 0:
-            assert stats.figures["practice_steps"] == 0
-            assert all(not value.any() for name, value in tuner.policy.state_dict().items() if "lora_B" in name)
+    assert stats.draws == draws
+    assert (stats.figures["practice_steps"] == 0) == (draws == 4)  # the images that say so are not learnt from
+    assert (stats.figures["share_good"], stats.figures["share_good_error"]) == estimate
 
 
 @pytest.mark.parametrize(

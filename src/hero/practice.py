@@ -128,7 +128,8 @@ def practise(
     unlabelled = Labelled(round_, ids, index, trajectory.final_latents, Feedback(), trajectory.initial_noise)
     estimates, rewards = learner.reward.practice(unlabelled)
     share = learner.reward.share_good(estimates)
-    enough = config.practice.enough < 1 and share is not None and share[0] >= config.practice.enough
+    # A standard error below it: where the reward can hardly tell, practice goes on.
+    enough = config.practice.enough < 1 and share is not None and share[0] - share[1] >= config.practice.enough
     stats = None
     if not enough:
         judged = judge_round(unlabelled, trajectory, rewards, config.reward)
