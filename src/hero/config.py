@@ -285,8 +285,8 @@ class PracticeConfig(_Stage):
         gt=0,
         le=1,
         description="Exact or varied: share of good images that is good enough. Where a round's labels reach it or, by "
-        "a standard error, the reward's estimate of the images drawn for practice, if it can tell, the model is left as "
-        "it is until it falls below: every further step costs variety.",
+        "a standard error, the reward's estimate of the images drawn for practice, the model is left as it is until it "
+        "falls below: every further step costs variety.",
     )
     seconds: float | None = Field(
         None,
