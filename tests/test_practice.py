@@ -197,7 +197,9 @@ def test_labels_that_are_good_enough_leave_the_model_as_it_is(config: Config, tm
     for enough, steps in ((0.5, 0), (0.6, 4)):
         easy = config.model_copy(update={"practice": config.practice.model_copy(update={"enough": enough})})
         with Tuner(easy, tmp_path / str(enough)) as tuner:
-            assert tuner.tell(by_brightness(tuner.ask())).steps == steps
+            stats = tuner.tell(by_brightness(tuner.ask()))
+            assert stats.steps == steps
+            assert stats.note == ("" if steps else "good enough: no update on these labels")
 
 
 @pytest.mark.parametrize(("estimate", "draws"), [((0.9, 0.01), 4), ((0.9, 0.1), 6), ((0.8, 0.01), 6)])

@@ -67,7 +67,7 @@ class Row:
     error: float
 
 
-def draw_judged(task_name: str, n: int, levels: Sequence[float] | None = None) -> JudgedImages:
+def draw_judged(task_name: str, n: int) -> JudgedImages:
     """Draws and judges `n` images of the bundled model."""
     task, config = get_task(task_name), configure(task_name)
     policy = load_policy(config)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from hero.config import Config
-from hero.practice import Practised
+from hero.practice import Practised, good_enough
 from hero.tasks import judge_for
 from hero.types import Feedback, ImageBatch, ImageId, Judged, RoundStats, UpdateStats
 
@@ -58,7 +58,7 @@ def round_stats(
         grad_norm=update.grad_norm if update else None,
         figures={**figures, **(update.figures if update else {}), **practised.figures},
         success_shown=sum(success) / len(success) if success else None,
-        note=_note(config, judged, note, update),
+        note=_note(config, feedback, judged, note, update),
         seconds_sampling=seconds_sampling,
         seconds_waiting=seconds_waiting,
         seconds_updating=seconds_updating,
@@ -68,12 +68,14 @@ def round_stats(
     )
 
 
-def _note(config: Config, judged: Judged, of_reward: str, update: UpdateStats | None) -> str:
+def _note(config: Config, feedback: Feedback, judged: Judged, of_reward: str, update: UpdateStats | None) -> str:
     """Why a thin round taught less than a full one; "" otherwise."""
     if not config.update.learns:
         return ""
     if bool(judged.rewards.isnan().all()):
         return of_reward or "no image has a reward (no verdicts or scores): no update"
+    if update is None and not of_reward and good_enough(feedback, config.practice):
+        return "good enough: no update on these labels"
     if update is None and not judged.advantages.any():
         return "all rewards are equal: no update"
     return of_reward or ("no update" if update is None else "")
