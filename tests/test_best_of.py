@@ -131,7 +131,7 @@ def trained(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPat
     evaluation = {"images": 3, "best_of": 2, "drift_prompts": ("a quiet lake",)}
     with Tuner(tiny_config(method="best-of-n", rounds=1, evaluation=evaluation), out) as tuner:
         (stats,) = tuner.run(by_brightness)
-    assert (stats.steps, stats.figures["triplet_loss"] > 0, stats.note) == (0, True, "")
+    assert (stats.steps, stats.note) == (0, "")
     return out
 
 
