@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hero.bench import heads
-from hero.bench.heads import CHOICES, JudgedImages, counting, foresight_of, selection
+from hero.bench.heads import CHOICES, JudgedImages, calibration, counting, foresight_of, selection
 from hero.config import RewardConfig
 from hero.reward.logistic import fit_logistic
 
@@ -61,6 +61,23 @@ def test_the_share_is_counted_where_the_head_tells_good_from_bad() -> None:
         assert rows[variant, 64, "standard error it states"] == pytest.approx(rows[variant, 64, "rms error"], abs=0.06)
     blurred = {(row.variant, row.labels, row.figure): row.mean for row in counting(images(0.5), 8)}
     assert blurred["80 % good", 32, "standard error it states"] > 0.2  # it says that it does not know
+
+
+def test_calibration_is_measured_against_what_needs_none() -> None:
+    """With images that one feature tells apart: the calibrated p is far better than the timid one; with images that
+    nothing tells apart, no better than the share."""
+    rows = {(row.variant, row.labels, row.figure): row.mean for row in calibration(images(6.0), 6)}
+    calibrated, timid, share = (
+        rows[variant, 64, "Brier score"]
+        for variant in ("calibrated", "as the prior leaves it", "the share of good ones, for each")
+    )
+    assert calibrated < 0.7 * timid < timid < share
+    assert rows["the likely good", 64, "share of good ones"] > 0.85
+    assert (
+        rows["the likelier half of them", 64, "share of good ones"] >= rows["the likely good", 64, "share of good ones"]
+    )
+    blurred = {(row.variant, row.labels, row.figure): row.mean for row in calibration(images(0.0), 6)}
+    assert blurred["calibrated", 64, "Brier score"] > blurred["the share of good ones, for each", 64, "Brier score"]
 
 
 def test_results_are_written_with_what_made_them(

@@ -401,3 +401,44 @@ def test_adapters_that_are_not_there_are_refused(own_policy: Callable[..., Any])
         policy.using("new").__enter__()
     after = state_of(policy)
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+# ---------------------------------------------------------------------------------------------- merged
+
+
+@pytest.mark.parametrize("adapter", ["current", "old", "base"])
+def test_merged_it_draws_the_same_and_afterwards_no_bit_has_moved(adapter: Any, own_policy: Callable[..., Any]) -> None:
+    policy = own_policy()
+    policy.add_adapter("old")
+    randomise_lora(policy, 0.1, seed=5)
+    rows = policy.encode(["1 hand"]).rows(torch.zeros(2, dtype=torch.int64))
+    latents, t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.4)
+    weights = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    with policy.using(adapter), torch.no_grad():
+        expected = policy.predict(latents, t, rows, guided=True)
+        with policy.merged():
+            found = policy.predict(latents, t, rows, guided=True)
+            moved = [k for k, v in policy.denoiser.state_dict().items() if not torch.equal(v, weights[k])]
+        again = policy.predict(latents, t, rows, guided=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(again, expected)
+    assert bool(moved) == (adapter != "base")
+    assert all(torch.equal(value, weights[name]) for name, value in policy.denoiser.state_dict().items())
+
+
+def test_an_error_while_merged_leaves_the_weights_as_they_were(own_policy: Callable[..., Any]) -> None:
+    policy = own_policy()
+    randomise_lora(policy, 0.1)
+    weights = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    with pytest.raises(KeyError), policy.merged():
+        raise KeyError
+    assert all(torch.equal(value, weights[name]) for name, value in policy.denoiser.state_dict().items())
+
+
+def test_half_precision_weights_are_not_merged(own_policy: Callable[..., Any]) -> None:
+    """The sum would round much of a small LoRA away."""
+    policy = own_policy(model={"dtype": "bfloat16"})
+    randomise_lora(policy, 1e-3)
+    before = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    with policy.merged():
+        assert all(torch.equal(value, before[name]) for name, value in policy.denoiser.state_dict().items())

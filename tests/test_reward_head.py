@@ -61,7 +61,8 @@ def test_far_from_the_examples_it_does_not_know(examples: tuple[Any, Any]) -> No
     fitted = fit_logistic(*examples, PRIOR)
     near, far = examples[0][:1], examples[0][:1] + 1000 * fitted.scale * _beside(fitted.basis)
     (p_near, p_far), (_, deviation) = fitted.probability(np.concatenate([near, far]))[0], fitted.logit(far)[1:] * 2
-    assert abs(p_far - 0.5) < 0.01 < abs(p_near - 0.5)
+    share = expit(fitted.offset)  # what is left of the calibration where the fit knows nothing
+    assert abs(p_far - share) < 0.01 < abs(p_near - share)
     assert deviation > 100
 
 
@@ -93,11 +94,46 @@ def test_left_out_is_what_a_fit_without_the_example_says() -> None:
     for k in range(40):
         kept = np.arange(40) != k
         other = fit_logistic(features[kept], good[kept], 30.0)
-        refitted.append(float(other.probability(features[k : k + 1])[0][0]))
+        mean, deviation = other.logit(features[k : k + 1])
+        refitted.append(float(mean[0] / np.sqrt(1 + np.pi * deviation[0] ** 2 / 8)))
     assert np.corrcoef(fitted.left_out, refitted)[0, 1] > 0.97
-    assert fitted.left_out == pytest.approx(refitted, abs=0.1)
-    seen, _ = fitted.probability(features)
-    assert np.abs(fitted.left_out - good).mean() > np.abs(seen - good).mean() + 0.05  # what was seen flatters
+    assert expit(fitted.left_out) == pytest.approx(expit(refitted), abs=0.1)
+    seen, _ = fitted.logit(features)
+    assert (
+        np.abs(expit(fitted.left_out) - good).mean() > np.abs(expit(seen) - good).mean() + 0.05
+    )  # what is seen flatters
+
+
+def test_p_is_calibrated_by_labels_as_if_left_out() -> None:
+    """Where good and bad lie far apart p comes near 0 and 1, although the prior alone would keep it near ½; where the
+    features say nothing it is the share of good ones; and a rank never changes."""
+    rng = np.random.default_rng(0)
+    good = rng.random(64) < 0.25
+    fresh = rng.random(400) < 0.25
+    briers = {}
+    for apart in (3.0, 0.0):
+        features, unseen = (rng.normal(size=(len(y), 40)) for y in (good, fresh))
+        features[good, :5] += apart
+        unseen[fresh, :5] += apart
+        fitted = fit_logistic(features, good, 300.0)
+        p, spread = fitted.probability(unseen)
+        plain = expit(fitted.logit(unseen)[0])
+        assert (
+            np.argsort(p) == np.argsort(fitted.logit(unseen)[0] / np.sqrt(1 + np.pi * fitted.logit(unseen)[1] ** 2 / 8))
+        ).all()
+        assert (spread >= 0).all()
+        briers[apart] = np.square(p - fresh).mean(), np.square(plain - fresh).mean()
+    assert briers[3.0][0] < 0.5 * briers[3.0][1]
+    assert briers[3.0][0] < 0.03
+    assert briers[0.0][0] == pytest.approx(0.25 * 0.75, abs=0.03)  # of whoever says the share of good ones
+
+
+@pytest.mark.parametrize("labels", ["gb", "gbbbbbbb", "gggggggb"])
+def test_few_labels_give_no_certainty(labels: str) -> None:
+    good = np.array([label == "g" for label in labels])
+    features = np.random.default_rng(1).normal(size=(len(good), 30)) + 9.0 * good[:, None]
+    p, _ = fit_logistic(features, good, 30.0).probability(features)
+    assert 0.02 < p.min() < p.max() < 0.98
 
 
 def test_the_share_of_good_images_is_counted_without_labels(tiny_policy: Callable[..., Policy]) -> None:
@@ -186,7 +222,8 @@ def test_of_likely_good_images_those_that_lie_apart_teach_more(tiny_policy: Call
     for made in (plain, varied):
         made.fit(labelled)
     estimates, rewards = varied.practice(new)
-    likely = estimates > 0.5
+    likely = torch.zeros(24, dtype=torch.bool)
+    likely[estimates.argsort(descending=True)[: round(float(estimates.sum()))]] = True
     assert int(likely.sum()) >= 10
     crowd = [row for row in range(1, 9) if likely[row]]
     others = [row for row in range(9, 24) if likely[row]]

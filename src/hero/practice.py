@@ -119,6 +119,7 @@ def practise(
         stage=Stage.PRACTICE_STEP_NOISE,
         adapter=update.sampling(),
         decoded=False,
+        merged=True,
         workers=learner.workers,
     ):
         trajectories.append(chunk.trajectory)

@@ -199,11 +199,11 @@ class HeadSettings(Settings):
         0.5, ge=0, le=1, description="Share of the label in a labelled image's reward; the rest is its standing."
     )
     least_spread: float = Field(
-        1e-6,
+        0.1,
         gt=0,
         le=1,
-        description="Least deviation of p(good) among a prompt's images by which their standing is measured: with more "
-        "of it, images that are all good have about the same reward, and training comes to rest.",
+        description="Least deviation of p(good) among a prompt's images by which their standing is measured: where "
+        "p says little, or of all images about the same, so does the reward.",
     )
     variety: float = Field(
         0.0,

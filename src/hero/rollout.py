@@ -35,6 +35,7 @@ class MicroBatch:
         seed, stage, round_: of the step noise.
         adapter: which of the policy's adapters draws; None: the one in use.
         decoded: whether anybody will look at the images.
+        merged: see `rollout`.
     """
 
     indices: range
@@ -45,6 +46,7 @@ class MicroBatch:
     round_: int
     adapter: Adapter | None = None
     decoded: bool = True
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ def draw_micro_batch(policy: Policy, conditioning: Conditioning, batch: MicroBat
         ]
     )
     rows = conditioning.rows(batch.prompt_index)
-    with nullcontext() if batch.adapter is None else policy.using(batch.adapter):
+    with (
+        nullcontext() if batch.adapter is None else policy.using(batch.adapter),
+        policy.merged() if batch.merged else nullcontext(),
+    ):
         trajectory = _denoise(policy, rows, batch.prompt_index, batch.initial_noise, step_noise)
     images = policy.decode(trajectory.final_latents) if batch.decoded else []
     return RolloutChunk(batch.indices, trajectory, images)
@@ -88,6 +93,7 @@ def rollout(
     stage: Stage = Stage.STEP_NOISE,
     adapter: Adapter | None = None,
     decoded: bool = True,
+    merged: bool = False,
     workers: Workers | None = None,
 ) -> Iterator[RolloutChunk]:
     """Draws N images with the policy as it is now.
@@ -98,6 +104,8 @@ def rollout(
         initial_noise: (N, C, h, w), z_T.
         adapter: which of the policy's adapters draws; None: the one in use, for a process alone.
         decoded: False saves the decoding of latents that nobody will look at.
+        merged: draws faster with the LoRA as a part of the weights (`Policy.merged`). Not for an update that compares
+            the log-probabilities with those of the trained model: they differ by rounding.
         micro_batch: images denoised together; halved for the remaining images when memory runs out.
         workers: the processes that run the task `draw`; None: this one.
 
@@ -121,6 +129,7 @@ def rollout(
                 round_,
                 adapter,
                 decoded,
+                merged,
             )
             for k in starts
         ]
@@ -198,6 +207,7 @@ def draw_chunks(
         round_=round_,
         micro_batch=micro_batch,
         stage=stage,
+        merged=True,
     )
 
 

@@ -291,6 +291,7 @@ class Tuner:
             round_=self.round,
             micro_batch=self.config.sampling.micro_batch,
             adapter=update.sampling() if update else None,
+            merged=not self.config.update.needs_density,
             workers=self.learner.workers,
         )
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.cluster.vq import kmeans2
+from scipy.special import expit
 from scipy.stats import mannwhitneyu
 
 from hero.bench.machine import about_this
@@ -31,7 +32,17 @@ from hero.rollout import rollout
 from hero.seeding import Stage
 from hero.tasks import get_task
 
-__all__ = ["CHOICES", "JudgedImages", "Row", "counting", "draw_judged", "foresight_of", "main", "selection"]
+__all__ = [
+    "CHOICES",
+    "JudgedImages",
+    "Row",
+    "calibration",
+    "counting",
+    "draw_judged",
+    "foresight_of",
+    "main",
+    "selection",
+]
 
 _Array = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
@@ -180,6 +191,31 @@ def foresight_of(images: JudgedImages, repetitions: int) -> Iterator[Row]:
             yield _row("prior", f"λ = {prior:g}", n, "AUC", values)
 
 
+def calibration(images: JudgedImages, repetitions: int) -> Iterator[Row]:
+    """The squared error of p(good), calibrated and as the prior leaves it, and how good the likely good images are:
+    as many as are good by expectation, and half as many."""
+    for n in LABELS:
+        found: dict[tuple[str, str], list[float]] = {}
+        for _, order in _orders(images, repetitions):
+            head = _fitted(images, order[:n])
+            if head is None:
+                continue
+            features, good = images.features[order[n:]], images.good[order[n:]]
+            mean, deviation = head.logit(features)
+            p, _ = head.probability(features)
+            for variant, said in (
+                ("calibrated", p),
+                ("as the prior leaves it", expit(mean / np.sqrt(1 + np.pi * deviation**2 / 8))),
+                ("the share of good ones, for each", np.full(len(good), good.mean())),
+            ):
+                found.setdefault((variant, "Brier score"), []).append(float(np.square(said - good).mean()))
+            for variant, share in (("the likely good", 1.0), ("the likelier half of them", 0.5)):
+                likely = np.argsort(-p, kind="stable")[: max(round(share * float(p.sum())), 1)]
+                found.setdefault((variant, "share of good ones"), []).append(float(good[likely].mean()))
+        for (variant, figure), values in found.items():
+            yield _row("calibration", variant, n, figure, values)
+
+
 def counting(images: JudgedImages, repetitions: int, share: float = 0.8) -> Iterator[Row]:
     """How far `share_good` is from the truth, on images as drawn and on a selection of which `share` is good."""
     for n in LABELS[1:3]:
@@ -234,7 +270,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     images = draw_judged(arguments.task, arguments.images)
-    rows = [row for study in (foresight_of, selection, counting) for row in study(images, arguments.repetitions)]
+    rows = [
+        row
+        for study in (foresight_of, calibration, selection, counting)
+        for row in study(images, arguments.repetitions)
+    ]
     about = {
         **about_this(),
         "task": arguments.task,
@@ -246,7 +286,7 @@ def main() -> None:
     text = json.dumps({**about, "rows": [vars(row) for row in rows]}, indent=1, ensure_ascii=False)
     (arguments.out / f"{arguments.task}.json").write_text(text + "\n", encoding="utf-8")
     for row in rows:
-        print(f"{row.study:38} {row.variant:26} {row.labels:4} {row.figure:26} {row.mean:.3f} ± {row.error:.3f}")
+        print(f"{row.study:38} {row.variant:32} {row.labels:4} {row.figure:26} {row.mean:.3f} ± {row.error:.3f}")
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ class _Attended:
             round_=0,
             micro_batch=config.sampling.micro_batch,
             stage=Stage.PREVIEW_STEP_NOISE,
+            merged=True,
             workers=tuner.learner.workers,
         )
         images = [image for chunk in chunks for image in chunk.images]

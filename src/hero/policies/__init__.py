@@ -154,6 +154,11 @@ class Policy(Protocol):
         """
         ...
 
+    def merged(self) -> AbstractContextManager[None]:
+        """Within it the adapter in use is a part of the weights where that can be: drawing is faster, and outputs are
+        the same but for rounding. Nothing can be trained meanwhile."""
+        ...
+
     def frozen(self) -> AbstractContextManager[None]:
         """`using("base")`: the LoRA is off, and the policy is the base model."""
         ...

@@ -7,12 +7,25 @@ trained one by `blend`, and a method's checkpoints keep it. Implemented with PEF
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 
-__all__ = ["ADAPTER", "Adapter", "LoraAdapter", "add_adapter", "blend", "lora_parameters", "peft_name", "switch"]
+__all__ = [
+    "ADAPTER",
+    "Adapter",
+    "LoraAdapter",
+    "add_adapter",
+    "blend",
+    "lora_parameters",
+    "merged",
+    "peft_name",
+    "switch",
+]
 
 ADAPTER = "default"
 """PEFT's name for the trained adapter, as it appears in LoRA files."""
@@ -22,6 +35,8 @@ LoraAdapter = Literal["current", "old"]
 
 Adapter = Literal["current", "old", "base"]
 """`current` is trained, `old` follows it, `base` is the model without a LoRA."""
+
+_LAYERS: WeakKeyDictionary[torch.nn.Module, list[Any]] = WeakKeyDictionary()
 
 _PEFT_NAMES: dict[str, str] = {"current": ADAPTER, "old": "old"}
 
@@ -39,22 +54,59 @@ def peft_name(denoiser: Any, adapter: LoraAdapter) -> str:
     return _PEFT_NAMES[adapter]
 
 
+def _lora_layers(denoiser: Any) -> list[Any]:
+    """The layers that have a LoRA; found once, since adapters are switched several times a step."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # slow to import, and needed only where there is a model
+
+    found = _LAYERS.get(denoiser)
+    if not found:
+        found = _LAYERS[denoiser] = [layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)]
+    return found
+
+
 def lora_parameters(denoiser: Any, adapter: LoraAdapter) -> list[torch.nn.Parameter]:
     """The weights of `adapter`, sorted by name, whichever adapter is in use."""
     name = peft_name(denoiser, adapter)
-    return [p for full, p in sorted(denoiser.named_parameters()) if ".lora_" in full and full.split(".")[-2] == name]
+    found = [(k, p) for k, p in denoiser.named_parameters() if ".lora_" in k and k.split(".")[-2] == name]
+    return [parameter for _, parameter in sorted(found, key=lambda pair: pair[0])]
 
 
 def switch(denoiser: Any, adapter: Adapter) -> None:
     """Makes `denoiser` compute with `adapter`; only the current one's weights get gradients, and only while in use."""
-    if adapter == "base":
-        denoiser.disable_adapters()
+    name = None if adapter == "base" else peft_name(denoiser, adapter)
+    for layer in _lora_layers(denoiser):
+        if layer.disable_adapters != (name is None):
+            layer.enable_adapters(name is not None)
+        if name is not None:
+            layer.set_adapter(name)
+            if adapter != "current":  # PEFT assumes that the adapter in use is the one to train
+                layer.requires_grad_(False)
+
+
+@contextmanager
+def merged(denoiser: Any) -> Iterator[None]:
+    """Within it the adapter in use is a part of the weights, so that drawing costs what it does without a LoRA.
+
+    Outputs are the same but for rounding, and nothing can be trained. Afterwards the weights are what they were, bit by
+    bit. Does nothing where the sum would round the LoRA away or is not to be had: weights that are not plain fp32.
+    """
+    layers = _lora_layers(denoiser)
+    bases = [layer.get_base_layer() for layer in layers]
+    plain = all(
+        type(base) in (torch.nn.Linear, torch.nn.Conv2d) and base.weight.dtype == torch.float32 for base in bases
+    )
+    if not plain or any(layer.disable_adapters for layer in layers):
+        yield
         return
-    denoiser.set_adapter(peft_name(denoiser, adapter))
-    denoiser.enable_adapters()
-    if adapter != "current":  # PEFT assumes that the adapter in use is the one to train
-        for parameter in lora_parameters(denoiser, adapter):
-            parameter.requires_grad_(False)
+    kept = [base.weight.data for base in bases]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True)  # "safe": into a copy of the weights
+        yield
+    finally:
+        for layer, base, weight in zip(layers, bases, kept, strict=True):
+            base.weight.data = weight
+            layer.merged_adapters.clear()
 
 
 def add_adapter(denoiser: Any, adapter: Literal["old"], in_use: Adapter) -> None:

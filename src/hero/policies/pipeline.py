@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,16 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError
-from hero.policies.adapters import Adapter, LoraAdapter, add_adapter, blend, lora_parameters, peft_name, switch
+from hero.policies.adapters import (
+    Adapter,
+    LoraAdapter,
+    add_adapter,
+    blend,
+    lora_parameters,
+    merged,
+    peft_name,
+    switch,
+)
 from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows, encode_kl
 from hero.policies.layers import Pooling, captured, channel_statistics, level_noise
@@ -67,6 +76,7 @@ class PipelinePolicy:
             for module in modules:
                 _move(module.requires_grad_(False), _CPU if name in self._offload else device)
         self._sharded = mesh is not None
+        self._compiled = config.model.compile
         if mesh is None:
             _move(self.denoiser, device)
         add_lora(self.denoiser, config.lora, family.layers, config.seed)
@@ -220,6 +230,11 @@ class PipelinePolicy:
             return
         switch(self.denoiser, adapter)
         self._adapter = adapter
+
+    def merged(self) -> AbstractContextManager[None]:
+        if self._sharded or self._compiled:  # no whole weights to add to; every change would be compiled again
+            return nullcontext()
+        return merged(self.denoiser)
 
     def frozen(self) -> AbstractContextManager[None]:
         return self.using("base")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -104,7 +104,7 @@ class Head(Reward):
         if self.settings.variety > 0:
             scaled = (found - self.fitted.centre) / self.fitted.scale
             for rows in unlabelled.rows_by_prompt.values():
-                likely = [row for row in rows if p[row] > 0.5]
+                likely = _likely(rows, p)
                 if len(likely) > _NEIGHBOURS:
                     rewards[likely] += self.settings.variety * (_apart(scaled[likely]) - rewards[likely])
         return p, rewards
@@ -116,7 +116,7 @@ class Head(Reward):
 
     def _standing(self, p: torch.Tensor, labelled: Labelled) -> torch.Tensor:
         """½ + ½·clip((p − mean p)/spread, −1, 1) within each prompt, where the spread is the deviation of p but never
-        below a least one: where all images are about as good as each other, they get about the same reward."""
+        below a least one: where p says little, or of all images about the same, so does the reward."""
         standing = torch.empty_like(p)
         for rows in labelled.rows_by_prompt.values():
             spread = p[rows].std(correction=0).clamp(min=self.settings.least_spread)
@@ -147,6 +147,11 @@ class Head(Reward):
 
 def _score(fitted: Logistic, found: npt.NDArray[np.float64]) -> Score:
     return Score(*(torch.from_numpy(part).float() for part in fitted.probability(found)))
+
+
+def _likely(rows: Sequence[int], p: torch.Tensor) -> list[int]:
+    """As many of `rows` as are good by expectation: those with the highest p."""
+    return sorted(rows, key=lambda row: -float(p[row]))[: round(float(p[list(rows)].sum()))]
 
 
 def _apart(found: npt.NDArray[np.float64]) -> torch.Tensor:

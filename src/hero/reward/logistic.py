@@ -4,6 +4,10 @@ Source: MacKay 1992, "The evidence framework applied to classification networks"
 for the moderated output). With N examples the weights lie in the span of the examples, so that everything is solved in
 at most N dimensions, however many features there are. What the fit would say of an example that it had not seen is
 approximated in closed form (Rad & Maleki 2020, "A scalable estimate of the out-of-sample prediction error", eq. 4).
+
+A strong prior makes few labels rank images well, and timid about it. So p(good) is calibrated by what the fit would
+have said of each labelled example if it had been left out (Platt 1999, "Probabilistic outputs for support vector
+machines"): where it ranks them well p comes near 0 and 1, and where it does not p is everywhere the share of good ones.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
-from scipy.special import expit
+from scipy.special import expit, logit
 
 __all__ = ["Logistic", "fit_logistic"]
 
@@ -24,6 +28,12 @@ _Array = npt.NDArray[np.float64]
 _SMALLEST_SCALE = 1e-6
 _LEAST_APART = 0.05
 """Mean p of good and of bad images closer than this say nothing about shares; the standard error is large then."""
+
+_WIDE = 2.0
+"""Standard deviation of the slope's logarithm a priori."""
+
+_STEEPEST = 4.0
+"""Its largest distance from 0."""
 
 _FLAT = 1e-6
 """The prior precision of the intercept, which is hardly pulled to 0."""
@@ -39,7 +49,8 @@ class Logistic:
         weights: (R + 1,), MAP, in that basis; the last one is b.
         factor: the Cholesky factor of the posterior precision, (R + 1, R + 1), lower.
         prior: λ, the precision of the weights outside that span.
-        left_out: (N,), for each example the moderated p(good) as if it had been left out of the fit.
+        left_out: (N,), for each example the log-odds of the moderated p(good) as if it had been left out of the fit.
+        slope, offset: of the calibration, log-odds → slope·log-odds + offset.
     """
 
     centre: _Array
@@ -49,6 +60,8 @@ class Logistic:
     factor: _Array
     prior: float
     left_out: _Array
+    slope: float
+    offset: float
 
     def logit(self, features: _Array) -> tuple[_Array, _Array]:
         """Mean and standard deviation of w·φ + b for `features` (N, D): two arrays (N,)."""
@@ -60,10 +73,10 @@ class Logistic:
         return rows @ self.weights, np.sqrt((spread**2).sum(0) + outside / self.prior)
 
     def probability(self, features: _Array) -> tuple[_Array, _Array]:
-        """The moderated p(good), and one standard deviation of σ(w·φ + b) to first order: two arrays (N,) in [0, 1]."""
+        """The calibrated p(good), and one standard deviation of it to first order: two arrays (N,) in [0, 1]."""
         mean, deviation = self.logit(features)
-        p = _moderated(mean, deviation**2)
-        return p, p * (1 - p) * deviation
+        p: _Array = expit(self.slope * _moderated(mean, deviation**2) + self.offset)
+        return p, p * (1 - p) * self.slope * _moderated(deviation, deviation**2)
 
     def share_good(self, good: npt.NDArray[np.bool_], estimates: _Array) -> tuple[float, float]:
         """The share of good images among those with p(good) = `estimates` (M,), and its standard error.
@@ -71,9 +84,12 @@ class Logistic:
         A probabilistic adjusted count: mean p lies between the means that labelled bad and good images would have.
         Those are taken from the labels `good` (N,) of the fit, each as if it had been left out. It assumes that good
         and bad images look like those that were labelled. Source: Bella et al. 2010, "Quantification via probability
-        estimators".
+        estimators". It counts with p before its calibration, whose doubts make the error honest: with few labels a
+        calibrated p is near 0 and 1 without knowing more.
         """
-        kinds = (self.left_out[good], self.left_out[~good])
+        inside = np.clip(estimates, _SMALLEST_SCALE, 1 - _SMALLEST_SCALE)
+        estimates, left_out = expit((logit(inside) - self.offset) / self.slope), expit(self.left_out)
+        kinds = (left_out[good], left_out[~good])
         (of_good, error_good), (of_bad, error_bad) = ((p.mean(), p.std() / math.sqrt(len(p))) for p in kinds)
         apart = max(float(of_good - of_bad), _LEAST_APART)
         share = float(estimates.mean() - of_bad) / apart
@@ -111,11 +127,31 @@ def fit_logistic(features: _Array, good: npt.NDArray[np.bool_], prior: float) ->
     factor = scipy.linalg.cholesky(curvature, lower=True)
     variance = (scipy.linalg.solve_triangular(factor, rows.T, lower=True) ** 2).sum(0)
     kept = np.maximum(1 - variance * weigh * p * (1 - p), _SMALLEST_SCALE)
-    without = rows @ found.x + variance * weigh * (p - good) / kept
-    return Logistic(centre, scale, basis, found.x, factor, prior, _moderated(without, variance / kept))
+    without = _moderated(rows @ found.x + variance * weigh * (p - good) / kept, variance / kept)
+    return Logistic(centre, scale, basis, found.x, factor, prior, without, *_calibration(without, good))
+
+
+def _calibration(log_odds: _Array, good: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope > 0 and offset of the logistic curve through the labels of the examples with `log_odds` (N,).
+
+    Labels count as Platt's targets, a little short of 0 and 1, so that examples that are told apart without a fault
+    give no infinite slope; the slope's logarithm has a wide Gaussian prior around 0.
+    """
+    targets = np.where(good, (good.sum() + 1) / (good.sum() + 2), 1 / ((~good).sum() + 2))
+
+    def objective(w: _Array) -> float:
+        margin = np.exp(w[0]) * log_odds + w[1]
+        return float(
+            (np.logaddexp(0.0, margin) - targets * margin).sum() + w[0] ** 2 / (2 * _WIDE**2) + _FLAT * w[1] ** 2
+        )
+
+    found = scipy.optimize.minimize(
+        objective, np.zeros(2), method="L-BFGS-B", bounds=[(-_STEEPEST, _STEEPEST), (None, None)]
+    )
+    return float(np.exp(found.x[0])), float(found.x[1])
 
 
 def _moderated(mean: _Array, variance: _Array) -> _Array:
-    """σ(mean) averaged over a Gaussian of that variance, to a good approximation."""
-    p: _Array = expit(mean / np.sqrt(1 + np.pi * variance / 8))
-    return p
+    """Log-odds of σ averaged over a Gaussian of log-odds, to a good approximation."""
+    log_odds: _Array = mean / np.sqrt(1 + np.pi * variance / 8)
+    return log_odds
