@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
         "p(good) from the frozen denoiser's features as reward, negative-aware fine-tuning, practice between questions",
         {
             "noise": {"kind": "standard"},
-            "reward": {"kind": "head", "head": {"variety": 0.5}},
+            "reward": {"kind": "head", "head": {"variety": 1.0}},
             "update": {
                 "kind": "nft",
                 "learning_rate": 3e-4,
