@@ -79,13 +79,15 @@ def feedback_import(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="labels.jsonl, a folder with good and bad in it, or Label Studio's JSON export."
+            metavar="PATH", help="A file or folder of labels: an export, good and bad images, or another program's."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
+        typer.Option(
+            "--config", metavar="FILE", help="The new run's settings; default: the config.toml that lies there."
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The prompt of images that have none of their own there.")
@@ -98,7 +100,7 @@ def feedback_import(
     from hero.run import RunDirectory
 
     labels = read_any(file, prompt)
-    beside = file.parent / "config.toml"
+    beside = (file if file.is_dir() else file.parent) / "config.toml"
     own = parse_assignments(settings or [])
     if config_file is None and not beside.is_file():
         config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)

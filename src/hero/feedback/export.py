@@ -14,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from hero.errors import ConfigError, RunError, nearest
+from hero.feedback.foreign import LABELS_FILE, METADATA_FILE
 from hero.feedback.labelled import LabelledRun, Written
 from hero.feedback.parquet import write_images, write_pairs
 from hero.types import ImageId
 
-__all__ = ["FORMATS", "LABELS_FILE", "Exported", "export_feedback"]
-
-LABELS_FILE = "labels.jsonl"
-"""The file of a JSON-lines export; its images lie in images/ beside it, the run's settings in config.toml."""
-
-
-METADATA_FILE = "metadata.jsonl"
-"""Beside it: what was said in the end, for programs that read a folder of images."""
+__all__ = ["FORMATS", "Exported", "export_feedback"]
 
 
 @dataclass(frozen=True)
