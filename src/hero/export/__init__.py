@@ -5,22 +5,19 @@ Reads the run directory alone; only `fused` loads the model. Exporting twice giv
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
-from hero.errors import ConfigError, RunError, nearest
+from hero.errors import ConfigError, nearest
 from hero.export.kohya import KOHYA_FAMILIES, kohya_tensors
 from hero.export.metadata import kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
 from hero.export.web_ui import user_metadata
 from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
+from hero.run.output import check_free, new_output
 
 if TYPE_CHECKING:
     from hero.export.fusing import FusedPrecision
@@ -47,25 +44,15 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")
     if not abs(weight) < float("inf"):
         raise ConfigError(f"--weight {weight} is not a finite number; 1 is as trained")
-    kind, target = FORMATS[format_], Path(os.path.abspath(out))  # of a name even for `.` and `..`
-    if kind.is_file and target.suffix != ".safetensors":
+    kind = FORMATS[format_]
+    if kind.is_file and Path(out).suffix != ".safetensors":
         raise ConfigError(f"--out {out}: a {format_} LoRA is one file that ends in .safetensors")
-    _check_free(target, kind, out)
+    check_free(out, kind.beside)
     result = read_result(run)
     result = replace(result, lora=replace(result.lora, lora=scaled(result.lora.lora, weight)), weight=weight)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            made = Path(beside) / target.name
-            if not kind.is_file:
-                made.mkdir()
-            precision = kind.write(result, made)
-            _write_card(result, format_, made, precision)
-            _check_free(target, kind, out)
-            _move(made, target, kind)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"cannot write {out}: {reason}; choose another --out") from error
+    with new_output(out, kind.beside, last="model_index.json") as made:
+        precision = kind.write(result, made)
+        _write_card(result, format_, made, precision)
     return Path(out)
 
 
@@ -137,30 +124,3 @@ def _write_card(result: RunResult, format_: str, out: Path, precision: FusedPrec
 
     target = out / "README.md" if out.is_dir() else out.with_suffix(_CARD)
     model_card(result, format_, out.name, precision).save(target)
-
-
-def _check_free(target: Path, kind: Format, asked: str | Path) -> None:
-    """Raises RunError if a file or folder of the user would be overwritten."""
-    try:
-        if not kind.is_file:
-            if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise RunError(f"{asked} exists and is not an empty folder; choose another --out")
-            return
-        for file in (target, *(target.with_suffix(ending) for ending in kind.beside)):
-            if file.exists() or file.is_symlink():
-                named = asked if file == target else Path(asked).with_name(file.name)
-                raise RunError(f"{named} exists; choose another --out")
-    except OSError as error:
-        raise RunError(f"cannot write {asked}: {error.strerror}; choose another --out") from error
-
-
-def _move(made: Path, target: Path, kind: Format) -> None:
-    """Into place; what a reader looks for first comes last."""
-    if kind.is_file:
-        for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
-            file.rename(target.with_name(file.name))
-    elif target.is_dir():  # kept, since it may be where the user is
-        for file in sorted(made.iterdir(), key=lambda file: file.name == "model_index.json"):
-            file.rename(target / file.name)
-    else:
-        made.rename(target)
