@@ -23,6 +23,7 @@ class FormatChoice(StrEnum):
     DIFFUSERS = "diffusers"
     KOHYA = "kohya"
     FUSED = "fused"
+    COMFYUI = "comfyui"
 
 
 def export(
@@ -32,7 +33,10 @@ def export(
     ],
     format_: Annotated[
         FormatChoice,
-        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+        typer.Option(
+            "--format",
+            help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), a fused pipeline, or a ComfyUI node.",
+        ),
     ] = FormatChoice.DIFFUSERS,
     weight: Annotated[
         float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")

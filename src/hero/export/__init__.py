@@ -1,23 +1,25 @@
-"""A run's result as files that other programs load: a LoRA in diffusers' or kohya's layout, or a fused pipeline.
+"""A run's result as files that other programs load: a LoRA in diffusers' or kohya's layout, a fused pipeline, a node.
 
 Reads the run directory alone; only `fused` loads the model. Exporting twice gives the same bytes.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hero.errors import ConfigError, nearest
+from hero.errors import ConfigError, RunError, nearest
 from hero.export.kohya import KOHYA_FAMILIES, kohya_tensors
 from hero.export.metadata import kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
 from hero.export.web_ui import user_metadata
 from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
 from hero.run.output import check_free, new_output
+from hero.snippets import refined_spread
 
 if TYPE_CHECKING:
     from hero.export.fusing import FusedPrecision
@@ -31,7 +33,7 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
     Args:
         run: the run directory.
         format_: see `FORMATS`.
-        out: a folder (`diffusers`, `fused`), new or empty, or a new file that ends in .safetensors (`kohya`).
+        out: a folder, new or empty, or (`kohya`) a new file that ends in .safetensors.
         weight: factor of the LoRA's effect, as a LoRA's weight in other programs; 1 is as trained.
 
     Raises:
@@ -44,6 +46,8 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")
     if not abs(weight) < float("inf"):
         raise ConfigError(f"--weight {weight} is not a finite number; 1 is as trained")
+    if weight != 1 and format_ == "comfyui":
+        raise ConfigError(f"--weight {weight}: a {format_} export holds noise and no LoRA; leave it out")
     kind = FORMATS[format_]
     if kind.is_file and Path(out).suffix != ".safetensors":
         raise ConfigError(f"--out {out}: a {format_} LoRA is one file that ends in .safetensors")
@@ -105,12 +109,24 @@ def _fused(result: RunResult, out: Path) -> FusedPrecision:
     return precision
 
 
+def _comfyui(result: RunResult, out: Path) -> None:
+    """The node's code, the noise, and the prompts that it offers."""
+    if not result.refined_prompts:
+        raise RunError(f"{result.name} has no refined noise; it comes with the first best image")
+    shutil.copyfile(Path(__file__).with_name("comfyui_node.py"), out / "__init__.py")
+    _copy_noise(result, out)
+    prompts = {str(index): result.config.task.prompts[index] for index in result.refined_prompts}
+    about = {"near": refined_spread(result.config), "prompts": prompts}
+    (out / "prompts.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
 FORMATS: Mapping[str, Format] = {
     "diffusers": Format(_diffusers),
     "kohya": Format(_kohya, beside=(_CARD, _PREVIEW, _WEB_UI)),
     "fused": Format(_fused),
+    "comfyui": Format(_comfyui),
 }
-"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline."""
+"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline, of a node."""
 
 
 def _copy_noise(result: RunResult, out: Path) -> None:
