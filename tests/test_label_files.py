@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from hero.cli import app
 from hero.errors import ConfigError, FeedbackError
 from hero.feedback.collected import verdicts_of
 from hero.feedback.foreign import read_any
@@ -296,3 +298,20 @@ def test_what_is_no_file_of_labels_is_told(tmp_path: Path) -> None:
     pairs = [{"jpg_0": drawn(1), "jpg_1": drawn(2), "caption": "a cup", "label_0": 1.0}]
     with pytest.raises(FeedbackError, match="row 1: it has no 'label_1'"):
         read_any(written_as_parquet(tmp_path / "pairs.parquet", pairs))
+
+
+def test_of_labels_for_many_prompts_one_chooses_those_to_train_on(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    (tmp_path / "many.csv").write_text(
+        "image,prompt,verdict\n" + "".join(f"1.png,prompt {k},good\n" for k in range(100))
+    )
+
+    def said(*options: str) -> str:
+        done = CliRunner().invoke(
+            app, ["feedback", "import", str(tmp_path / "many.csv"), "--out", str(tmp_path), *options]
+        )
+        assert done.exit_code == 2
+        return " ".join(done.stderr.split())
+
+    assert "the labels are for 100 prompts: choose those to train on: --set 'task.prompts=" in said()
+    assert "is not an empty folder" in said("--set", 'task.prompts=["prompt 3"]')  # it got as far as the folder

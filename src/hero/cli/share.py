@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hero.cli.app import Group, interruptible
 from hero.cli.options import Run, Settings
-from hero.config import load_run_config, parse_assignments
+from hero.config import Config, load_run_config, parse_assignments
 from hero.console import quiet_libraries, say
+from hero.errors import ConfigError
 
 __all__ = ["FormatChoice", "export", "feedback_app", "feedback_export", "feedback_import"]
 
@@ -100,14 +101,13 @@ def feedback_import(
 ) -> None:
     """Start a run from existing labels; `hero resume` continues it."""
     from hero.feedback.foreign import read_any
-    from hero.methods import configure
     from hero.run import RunDirectory
 
     labels = read_any(file, prompt)
     beside = (file if file.is_dir() else file.parent) / "config.toml"
     own = parse_assignments(settings or [])
     if config_file is None and not beside.is_file():
-        config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)
+        config = _of_people(tuple(dict.fromkeys(labels.prompts.values())), own)
     else:
         config = load_run_config(config_file or beside, own)
     RunDirectory.check_free(out)
@@ -129,3 +129,17 @@ def feedback_import(
     if started.unused:
         say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
     say(console, f"hero resume {out}  # continues learning")
+
+
+def _of_people(prompts: tuple[str, ...], own: dict[str, Any]) -> Config:
+    """The settings of a run that people judge, on the prompts of `own` or else on all `prompts` of a file."""
+    from hero.methods import configure
+
+    chosen = own.get("task", {}).get("prompts", prompts)
+    try:
+        return configure(prompts=chosen, evaluator="web", settings=own)
+    except ConfigError as error:
+        if chosen is prompts and "number of prompts" in str(error):
+            remedy = "choose those to train on: --set 'task.prompts=[\"...\"]'"
+            raise ConfigError(f"{error}; the labels are for {len(prompts)} prompts: {remedy}") from None
+        raise
