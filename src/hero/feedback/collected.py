@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hero.errors import ConfigError, FeedbackError
-from hero.feedback.importing import ImportedLabels, ImportedMark, NamesOfImages, Picture, find_image
+from hero.feedback.importing import ImportedLabels, ImportedMark, ImportedPicture, NamesOfImages, find_image
 from hero.feedback.marks import Mark, MarkKind
 from hero.types import ImageId
 
@@ -32,7 +32,7 @@ class Collected:
         self._prompt = prompt
         self._marks: list[ImportedMark] = []
         self._pairs: list[tuple[ImageId, ImageId]] = []
-        self._images: dict[ImageId, Picture] = {}
+        self._images: dict[ImageId, ImportedPicture] = {}
         self._prompts: dict[ImageId, str] = {}
         self._names = NamesOfImages()
         self._now = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -52,7 +52,7 @@ class Collected:
         """
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if isinstance(data, bytes):
-            picture: Picture = data
+            picture: ImportedPicture = data
             name = name or hashlib.sha256(data).hexdigest()[:16]
         else:
             address = str(cell["path"] if isinstance(cell, dict) else cell)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hero.feedback.collected import Collected, at
-from hero.feedback.tables import Row
+from hero.feedback.tables import LabelRow
 from hero.types import ImageId
 
 __all__ = ["image_lists", "read_better_worse", "read_pickapic", "read_preferred", "read_rank_lists", "read_ranked_rows"]
@@ -21,7 +21,7 @@ _LISTS = ("image_path", "file_path", "generations", "images", "image")
 """Columns under which rows list the images of a prompt, the first that is there."""
 
 
-def read_pickapic(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def read_pickapic(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """A pair a row: `caption`, `jpg_0`, `jpg_1`, and 1 and 0 (0.5 and 0.5 for neither) in `label_0` and `label_1`."""
     for where, row in rows:
         with at(where):
@@ -37,7 +37,7 @@ def read_pickapic(rows: Sequence[Row], folder: Path, found: Collected) -> None:
                 found.compare(winner, loser, None if user is None else f"user {user}", row.get("created_at"))
 
 
-def read_better_worse(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def read_better_worse(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """A pair a row: `prompt`, `img_better`, `img_worse`."""
     for where, row in rows:
         with at(where):
@@ -45,7 +45,7 @@ def read_better_worse(rows: Sequence[Row], folder: Path, found: Collected) -> No
             found.compare(better, worse)
 
 
-def read_preferred(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def read_preferred(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """HPD's choices: `prompt`, a list of images, and `human_preference`: 1 for the preferred and 0, or its index."""
     for where, row in rows:
         with at(where):
@@ -57,7 +57,7 @@ def read_preferred(rows: Sequence[Row], folder: Path, found: Collected) -> None:
                     found.compare(*((winner, loser) if won > lost else (loser, winner)), row.get("user_hash"))
 
 
-def read_rank_lists(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def read_rank_lists(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """A prompt a row: `prompt`, a list of images, and their places in `rank` or `ranking`."""
     for where, row in rows:
         with at(where):
@@ -65,7 +65,7 @@ def read_rank_lists(rows: Sequence[Row], folder: Path, found: Collected) -> None
             _compare_ranks(_paired(image_lists(row, folder, found), ranks), found)
 
 
-def read_ranked_rows(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def read_ranked_rows(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """An image a row: `prompt`, the image, its place `rank` among those of the prompt, perhaps its `overall_rating`."""
     groups: dict[str, list[tuple[ImageId, float]]] = {}
     for where, row in rows:

@@ -21,7 +21,7 @@ from hero.feedback.comparisons import (
 )
 from hero.feedback.importing import ImportedLabels, read_labels
 from hero.feedback.label_studio import read_label_studio
-from hero.feedback.tables import Row, read_rows
+from hero.feedback.tables import LabelRow, read_rows
 from hero.types import Answer, Feedback, ImageId
 
 __all__ = ["LABELS_FILE", "METADATA_FILE", "read_any"]
@@ -46,7 +46,7 @@ class _Format:
     """
 
     fits: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Sequence[Row], Path, Collected], None]
+    read: Callable[[Sequence[LabelRow], Path, Collected], None]
 
 
 def read_any(path: Path, prompt: str | None = None) -> ImportedLabels:
@@ -95,7 +95,7 @@ def _good_and_bad(path: Path, prompt: str | None) -> ImportedLabels:
     return found.labels(path)
 
 
-def _read_flat(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def _read_flat(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """A row for each image and evaluator: `file_name` or `image`, `prompt`, `verdict`, `best`, `score`, `evaluator`."""
     for where, row in rows:
         with at(where):
@@ -105,7 +105,7 @@ def _read_flat(rows: Sequence[Row], folder: Path, found: Collected) -> None:
             _say(found, image, row, row.get("evaluator") or None, int(row.get("round") or 0))
 
 
-def _read_votes(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def _read_votes(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """A row for each image, with the `votes` of all evaluators, as an export in Parquet has it; all in one round."""
     for where, row in rows:
         with at(where):
@@ -125,7 +125,7 @@ def _say(found: Collected, image: ImageId, said: Mapping[str, Any], evaluator: A
         found.mark(image, "score", str(said["score"]), evaluator, round_=round_)
 
 
-def _answers(rows: Sequence[Row], labels: ImportedLabels) -> dict[int, Answer]:
+def _answers(rows: Sequence[LabelRow], labels: ImportedLabels) -> dict[int, Answer]:
     """What the run learnt, where rows with votes say it: they leave open by which rule it follows from the votes."""
     known = [row for _, row in rows if row["image_id"] in labels.images]
     verdicts = {row["image_id"]: row["verdict"] for row in known if row["verdict"]}

@@ -25,15 +25,15 @@ from hero.types import Answer, Feedback, ImageId
 __all__ = [
     "ImportedLabels",
     "ImportedMark",
+    "ImportedPicture",
     "NamesOfImages",
-    "Picture",
     "find_image",
     "open_picture",
     "read_labels",
     "restore",
 ]
 
-Picture = Path | bytes
+ImportedPicture = Path | bytes
 """An image's file, or what is in it."""
 
 
@@ -61,7 +61,7 @@ class ImportedLabels:
     marks: tuple[ImportedMark, ...]
     submissions: tuple[Mapping[str, Any], ...]
     answers: Mapping[int, Answer]
-    images: Mapping[ImageId, Picture]
+    images: Mapping[ImageId, ImportedPicture]
     prompts: Mapping[ImageId, str]
 
     def feedback(self) -> dict[int, Feedback]:
@@ -150,7 +150,7 @@ def find_image(folder: Path, address: str) -> Path:
     raise FeedbackError(f"there is no image {ways[-1].name} in {folder}")
 
 
-def open_picture(picture: Picture) -> Image.Image:
+def open_picture(picture: ImportedPicture) -> Image.Image:
     """The image, not yet decoded.
 
     Raises:

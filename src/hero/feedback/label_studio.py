@@ -11,7 +11,7 @@ from hero.errors import FeedbackError
 from hero.feedback.collected import Collected, at
 from hero.feedback.importing import find_image
 from hero.feedback.marks import MarkKind
-from hero.feedback.tables import Row
+from hero.feedback.tables import LabelRow
 
 __all__ = ["GOOD_RATING", "read_label_studio"]
 
@@ -20,7 +20,7 @@ GOOD_RATING = 4
 """Stars from which on a rating counts as good."""
 
 
-def read_label_studio(rows: Sequence[Row], folder: Path, found: Collected) -> None:
+def read_label_studio(rows: Sequence[LabelRow], folder: Path, found: Collected) -> None:
     """A task a row: `data` with the image's address and perhaps its prompt, and the `annotations`."""
     for number, (where, task) in enumerate(rows, start=1):
         with at(where):

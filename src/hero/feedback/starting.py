@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from hero.config import Config
 from hero.errors import FeedbackError, ModelError, RunError
-from hero.feedback.importing import ImportedLabels, ImportedMark, Picture, open_picture, restore
+from hero.feedback.importing import ImportedLabels, ImportedMark, ImportedPicture, open_picture, restore
 from hero.feedback.marks import Mark
 from hero.tuner import Tuner
 from hero.types import Answer, Feedback, ImageBatch, ImageId, Labelled, image_id
@@ -174,7 +174,7 @@ def _renamed(mark: ImportedMark, new: Mapping[ImageId, ImageId]) -> Mark:
     return replace(mark.mark, image_id=new[mark.mark.image_id], other=None if other is None else new[other])
 
 
-def _fitted(name: ImageId, picture: Picture, size: tuple[int, int]) -> tuple[Image.Image, bool]:
+def _fitted(name: ImageId, picture: ImportedPicture, size: tuple[int, int]) -> tuple[Image.Image, bool]:
     """The image upright, as RGB and of `size` (width, height), and whether it was of another size before."""
     file = picture if isinstance(picture, Path) else name
     try:

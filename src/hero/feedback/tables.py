@@ -11,13 +11,13 @@ from typing import Any
 
 from hero.errors import ConfigError, FeedbackError
 
-__all__ = ["Row", "import_pyarrow", "json_lines", "read_rows"]
+__all__ = ["LabelRow", "import_pyarrow", "json_lines", "read_rows"]
 
-Row = tuple[str, Mapping[str, Any]]
+LabelRow = tuple[str, Mapping[str, Any]]
 """(where it stands, for messages; its values)"""
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[LabelRow]:
     """The rows of a file, by its ending: `.json` (a list of objects, or one), `.csv`, `.parquet`, else JSON lines.
 
     Raises:
@@ -41,7 +41,7 @@ def read_rows(path: Path) -> list[Row]:
     return [(where, _object(where, item)) for where, item in items]
 
 
-def json_lines(path: Path) -> Iterator[Row]:
+def json_lines(path: Path) -> Iterator[LabelRow]:
     """The lines of a file that are not empty, as JSON objects.
 
     Raises:
@@ -74,7 +74,7 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[LabelRow]:
     pa = import_pyarrow()
     try:
         table = pa.parquet.read_table(path)
