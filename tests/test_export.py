@@ -6,6 +6,7 @@ import base64
 import builtins
 import errno
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -444,10 +445,11 @@ def test_the_card_has_the_runs_figures(format_: str, run: Path, tmp_path: Path) 
     out = export(run, format_, tmp_path / ("my.safetensors" if format_ == "kohya" else "out"))
     card = ModelCard.load(out / "README.md" if out.is_dir() else out.with_suffix(".md"))
     assert card.data.library_name == "diffusers"
-    assert ("lora" in card.data.tags) == (format_ != "fused")
+    assert ("lora" in card.data.tags) == (format_ in ("diffusers", "kohya"))
     (figure,) = card.data.eval_results
     assert (figure.metric_type, figure.metric_value) == ("success", 0.5)
-    for said in ("6 images, in 1 rounds", "50% (30% to 70%)", "| 0.90 |", "0.012", "1 hand", f'"{out.name}"'):
+    named = f"*Refined noise: {out.name}*" if format_ == "comfyui" else f'"{out.name}"'
+    for said in ("6 images, in 1 rounds", "50% (30% to 70%)", "| 0.90 |", "0.012", "1 hand", named):
         assert said in card.text, said
 
 
@@ -510,21 +512,66 @@ def test_the_documented_recipe_draws_from_refined_noise_in_a_plain_pipeline(
     assert abs(float(given[0].std()) - float(best.std())) < 0.05
 
 
-def test_the_documented_node_gives_noise_near_the_refined_one(run: Path, tmp_path: Path) -> None:
-    out = export(run, "diffusers", tmp_path / "lora")
-    page = (DOCS / "comfyui.md").read_text(encoding="utf-8")
-    scope: dict[str, Any] = {}
-    exec(page.split("```python\n")[1].split("```")[0], scope)
-    node = scope["NODE_CLASS_MAPPINGS"]["RefinedNoise"]
-    assert set(node.INPUT_TYPES()["required"]) == {"file", "prompt", "near", "seed"}
-    file = out / "refined_noise.safetensors"
-    best = load_file(file)["best.0"]
-    (noise,) = node().make(str(file), 0, 0.1, 7)
+def load_node(folder: Path) -> Any:
+    """The node of an export, imported as ComfyUI does: a package at a path."""
+    spec = importlib.util.spec_from_file_location(folder.name, folder / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert set(module.NODE_CLASS_MAPPINGS) == set(module.NODE_DISPLAY_NAME_MAPPINGS)
+    (node,) = module.NODE_CLASS_MAPPINGS.values()
+    return node
+
+
+def test_the_comfyui_node_gives_noise_near_the_refined_one(run: Path, tmp_path: Path) -> None:
+    out = export(run, "comfyui", tmp_path / "hand")
+    assert "custom_nodes" in (out / "README.md").read_text()
+    node = load_node(out)
+    assert node.RETURN_TYPES == ("NOISE",)
+    asked = node.INPUT_TYPES()["required"]
+    assert asked["prompt"] == (["1 hand"],)
+    assert asked["near"][1]["default"] == 0.1
+    best = load_file(run / "refined_noise.safetensors")["best.0"].float()
+    (noise,) = getattr(node(), node.FUNCTION)("1 hand", 0.1, 7)
+    assert noise.seed == 7
     given = noise.generate_noise({"samples": torch.zeros(3, *best.shape)})
     near = torch.nn.functional.cosine_similarity(given.flatten(1), best.flatten()[None])
     assert (near > 0.98).all()
     assert (near < 1).all()
     assert not torch.equal(given[0], given[1])
+    assert torch.equal(given, noise.generate_noise({"samples": torch.ones(3, *best.shape)}))
+    (itself,) = node().make("1 hand", 0.0, 1)
+    assert torch.equal(itself.generate_noise({"samples": torch.zeros(1, *best.shape)})[0], best)
+    with_frames = itself.generate_noise({"samples": torch.zeros(2, len(best), 1, *best.shape[1:])})  # Qwen-Image's
+    assert torch.equal(with_frames[1, :, 0], best)
+    with pytest.raises(
+        ValueError, match=r"the refined noise is for latents of \(4, 8, 8\), and this one has \(4, 9, 8\)"
+    ):
+        itself.generate_noise({"samples": torch.zeros(1, 4, 9, 8)})
+
+
+def test_the_comfyui_node_offers_the_prompts_that_have_a_best_image(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    noises = {"best.1": torch.ones(4, 8, 8), "good.0": torch.zeros(1, 4, 8, 8)}
+    save_file(noises, tmp_path / "run" / "refined_noise.safetensors")
+    config = (tmp_path / "run" / "config.toml").read_text()
+    prompt = 'prompts = [\n    "1 hand",\n]'
+    assert prompt in config
+    strange = 'a "blue" rose \u2028'
+    (tmp_path / "run" / "config.toml").write_text(
+        config.replace(prompt, f"prompts = [{json.dumps('1 hand')}, {json.dumps(strange)}]")
+    )
+    node = load_node(export(tmp_path / "run", "comfyui", tmp_path / "node"))
+    assert node.INPUT_TYPES()["required"]["prompt"] == ([strange],)
+    (noise,) = node().make(strange, 0.0, 0)
+    assert torch.equal(noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8)}), torch.ones(1, 4, 8, 8))
+    (tmp_path / "run" / "refined_noise.safetensors").unlink()
+    with pytest.raises(RunError, match="run has no refined noise; it comes with the first best image"):
+        export(tmp_path / "run", "comfyui", tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"--weight 0\.5: a comfyui export holds noise and no LoRA"):
+        export(run, "comfyui", tmp_path / "other", weight=0.5)
+    assert not (tmp_path / "other").exists()
 
 
 # ---------------------------------------------------------------------------------------------- while a run goes on
@@ -582,7 +629,7 @@ def test_bad_requests_say_what_to_do(run: Path, tmp_path: Path) -> None:
         assert (tmp_path / f"cup{ending}").read_text() == "mine"
         (tmp_path / f"cup{ending}").unlink()
     cases: list[tuple[str, Path, str]] = [
-        ("onnx", tmp_path / "x", "unknown format 'onnx'.*diffusers, fused, kohya"),
+        ("onnx", tmp_path / "x", "unknown format 'onnx'.*comfyui, diffusers, fused, kohya"),
         ("kohya", tmp_path / "x", "ends in .safetensors"),
         ("kohya", tmp_path / "taken.safetensors", "exists; choose another --out"),
         ("diffusers", taken, "not an empty folder"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from hero.cli import app
 from hero.config import Config
 from hero.errors import ConfigError, FeedbackError, RunError
 from hero.feedback.agreement import measure_agreement
-from hero.feedback.export import LABELS_FILE, export_feedback
+from hero.feedback.export import export_feedback
+from hero.feedback.foreign import LABELS_FILE, read_any
 from hero.feedback.importing import read_labels
 from hero.feedback.marks import Mark
 from hero.feedback.parquet import pairs_of
@@ -150,8 +156,6 @@ def test_a_best_kept_from_before_wins_over_the_good_ones_of_its_prompt() -> None
 
 
 def test_images_that_are_gone_are_named_not_invented(trained: Path, tmp_path: Path) -> None:
-    import shutil
-
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     gone = image_id(1, 2)
     (run / "rounds/0001/images" / f"{gone}.png").unlink()
@@ -179,7 +183,57 @@ def test_export_refuses_what_it_cannot_do(trained: Path, tmp_path: Path, monkeyp
     assert not any(tmp_path.iterdir())
 
 
+def test_the_folder_where_one_is_can_be_filled_if_it_is_empty(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export_feedback(trained, "jsonl", Path(".")).file.is_file()
+    assert (tmp_path / "images").is_dir()
+    with pytest.raises(RunError, match=r"^\. exists and is not an empty folder"):
+        export_feedback(trained, "parquet", Path("."))
+    assert {p.name for p in tmp_path.iterdir()} == {LABELS_FILE, "metadata.jsonl", "images", "config.toml"}
+
+
+def test_an_export_of_labels_on_a_full_disk_ends_in_a_sentence_and_takes_no_file_of_the_users(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / ".out.partial"
+    mine.mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(RunError, match=r"cannot write .*out: No space left on device; choose another --out"):
+        export_feedback(trained, "jsonl", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_images_and_a_report_go_where_one_is_or_say_why_not(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = CliRunner().invoke(app, ["generate", str(trained), "--out", ".", "--images", "1"])
+    assert drawn.exit_code == 0, drawn.output
+    assert [p.name for p in tmp_path.iterdir()] == ["0000.png"]
+    report = CliRunner().invoke(app, ["report", str(trained), "--out", "."])
+    assert report.exit_code == 2
+    assert "Is a directory; name another file with --out" in " ".join(report.stderr.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["0000.png"]
+
+
 # ---------------------------------------------------------------------------------------------- import
+
+
+def test_a_folder_of_an_export_is_read_with_the_settings_in_it(trained: Path, tmp_path: Path) -> None:
+    exported = export_feedback(trained, "jsonl", tmp_path / "out")
+    assert read_any(tmp_path / "out") == read_labels(exported.file)
+    settings = (tmp_path / "out" / "config.toml").read_text()
+    (tmp_path / "out" / "config.toml").write_text(settings.replace("a black cat", "a dog").replace("1 hand", "a bird"))
+    done = CliRunner().invoke(app, ["feedback", "import", str(tmp_path / "out"), "--out", str(tmp_path / "again")])
+    assert done.exit_code == 2
+    assert "with a prompt of this run ('a bird', 'a dog')" in " ".join(done.stderr.split())
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_run_that_draws_the_labelled_images_learns_from_them_as_if_labelled_now(

@@ -13,7 +13,7 @@ from hero.config import Config
 from hero.model_index import pipeline_class
 from hero.tinyworld import NAME as TINYWORLD
 
-__all__ = ["Snippets", "family_of_model"]
+__all__ = ["Snippets", "family_of_model", "refined_spread"]
 
 _FAMILY_OF_PRESET = {
     "tinyworld": "StableDiffusionPipeline",
@@ -32,6 +32,12 @@ def family_of_model(config: Config) -> str:
         return _FAMILY_OF_PRESET[TINYWORLD]
     known = pipeline_class(config.model.path, config.model.revision, fetch=False)
     return known if known in CALLS else _FAMILY_OF_PRESET.get(config.preset, "StableDiffusionPipeline")
+
+
+def refined_spread(config: Config) -> float:
+    """How far from a remembered noise a run that has refined noise draws, ε0 in [0, 1]."""
+    # The file comes from a noise that draws near remembered ones; its table of settings says how near.
+    return float(config.noise.model_dump()[config.noise.kind]["epsilon"])
 
 
 class Snippets:
@@ -82,8 +88,7 @@ class Snippets:
     def refined(self, file: str, prompt_index: int) -> str:
         """Images of a prompt that start near the noise of its best image; `file` holds the refined noise."""
         call, dtype = self._call, self._dtype
-        # The file comes from a noise that draws near remembered ones; its table of settings says how near.
-        spread = f"{self._config.noise.model_dump()[self._config.noise.kind]['epsilon']:.10g}"
+        spread = f"{refined_spread(self._config):.10g}"
         cast = "" if dtype == "float32" or call.fp32_latents else f".to(torch.{dtype})"
         packing = "latents = pipeline._pack_latents(latents, *latents.shape)  # tokens of 2×2 patches"
         return "\n".join(

@@ -1,6 +1,6 @@
 """LoRA files in the loaders of other programs: how much of every family and layout each of them applies.
 
-`python -m hero.bench.clients --comfyui DIR --forge DIR --a1111 DIR --out docs/results/clients`
+`python -m hero.bench.clients --comfyui DIR --forge DIR --a1111 DIR --sd-scripts DIR --out docs/results/clients`
 
 Each folder is a checkout of that program, and may be given several times; what it imports must be installed. Its own
 code reads the file and says what it adds to which weight of the original model; only the model around it is a
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import multiprocessing
 import re
 import sys
@@ -46,6 +47,8 @@ __all__ = [
 
 Updates = Mapping[str, torch.Tensor]
 """Layer of the original model → what is added to its weight, (out, in, ...)."""
+PlaceOf = Callable[[str], tuple[str, int | None]]
+"""Layer in diffusers → layer in the original model, and its first row there if it is a part of one."""
 
 _RANK = 2
 _CROSS = {"cross_attention_dim": 16, "norm_num_groups": 4, "sample_size": 8}
@@ -174,12 +177,19 @@ class Case:
     def layers(self) -> list[str]:
         return sorted({key.rsplit(".lora_", 1)[0] for key in self.content.lora})
 
-    def wanted(self, place: Callable[[str], tuple[str, int | None]]) -> Updates:
-        """The updates of the original model's layers.
+    def place(self, names: str | None = None) -> PlaceOf:
+        """Where layers lie in the original model, by kohya's names of the pipeline `names` (default: its own)."""
+        at = places(self.content.lora, names or self.pipeline, self.denoiser)
 
-        Args:
-            place: layer in diffusers → layer in the original model, and its first row there if it is a part of one.
-        """
+        def place(layer: str) -> tuple[str, int | None]:
+            shares, part = at[layer].shares, at[layer].part
+            unit = len(self.update(layer)) // shares[part]
+            return at[layer].name, unit * sum(shares[:part]) if len(shares) > 1 else None
+
+        return place
+
+    def wanted(self, place: PlaceOf) -> Updates:
+        """The updates of the original model's layers."""
         found: dict[str, list[tuple[int, torch.Tensor]]] = {}
         for layer in self.layers:
             name, row = place(layer)
@@ -270,7 +280,7 @@ class NoSuchModelError(Exception):
     """The program cannot run the model, so that what its loader would make of the file says nothing."""
 
 
-def _to_original(utils: Any, case: Case) -> Callable[[str], tuple[str, int | None]]:
+def _to_original(utils: Any, case: Case) -> PlaceOf:
     """ComfyUI's own map from diffusers' layers to those of the original model, or ours where it has none."""
     family, words = case.family, FAMILIES[case.family][3]
     makers = {"sd3": "mmdit_to_diffusers", "flux": "flux_to_diffusers", "z-image": "z_image_to_diffusers"}
@@ -280,14 +290,12 @@ def _to_original(utils: Any, case: Case) -> Callable[[str], tuple[str, int | Non
         own = utils.unet_to_diffusers(words)
     elif family in makers and hasattr(utils, makers[family]):
         own = getattr(utils, makers[family])(words)
-    fallback = places(case.content.lora, case.pipeline, case.denoiser)
+    fallback = case.place()
 
     def place(layer: str) -> tuple[str, int | None]:
         to = own.get(f"{layer}.weight")
         if to is None:
-            at = fallback[layer]
-            unit = len(case.update(layer)) // at.shares[at.part]
-            return at.name, unit * sum(at.shares[: at.part]) if len(at.shares) > 1 else None
+            return fallback(layer)
         name, part = (to, None) if isinstance(to, str) else (to[0], to[1])
         return name.removesuffix(".weight"), None if part is None else part[1]
 
@@ -403,8 +411,7 @@ def _a1111(folder: Path) -> tuple[str, Loader]:
             raise NoSuchModelError("not tried: its model cannot be stood in for")
         if case.family not in names:
             raise NoSuchModelError(_NO_MODEL)
-        at = places(case.content.lora, names[case.family], case.denoiser)
-        wanted = case.wanted(lambda layer: (at[layer].name, None))
+        wanted = case.wanted(case.place(names[case.family]))
         layers = {f"diffusion_model_{layer.replace('.', '_')}": layer for layer in wanted}
         modules.shared.sd_model = types.SimpleNamespace(
             network_layer_mapping={name: _layer_of(wanted[layer]) for name, layer in layers.items()},
@@ -435,7 +442,59 @@ def _layer_of(update: torch.Tensor) -> torch.nn.Module:
     return torch.nn.Linear(into, out, bias=False)
 
 
-CLIENTS: dict[str, Callable[[Path], tuple[str, Loader]]] = {"comfyui": _comfyui, "forge": _forge, "a1111": _a1111}
+_SD_SCRIPTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "stable-diffusion": ("lora", "original_unet", "UNet2DConditionModel", {"sample_size": 8}),
+    "sdxl": ("lora", "sdxl_original_unet", "SdxlUNet2DConditionModel", {}),
+    "sd3": ("lora_sd3", "sd3_models", "MMDiT", {"depth": 2, "x_block_self_attn_layers": [0]}),
+    "flux": ("lora_flux", "flux_models", "Flux", {}),
+}
+"""Family → module of networks, module of library, its model there, the model's settings."""
+
+
+def _sd_scripts(folder: Path) -> tuple[str, Loader]:
+    sys.path.insert(0, str(folder))
+    for name in ("cv2", "torchvision"):  # it imports them for pictures
+        sys.modules[name] = _AnyClass(name)
+    logging.disable(logging.WARNING)
+    found = re.search(r"Version (\d+\.\d+\.\d+)", (folder / "README.md").read_text(encoding="utf-8"))
+    version = found.group(1) if found else "of unknown version"
+
+    def load(case: Case, file: Path) -> Applied:
+        if case.family not in _SD_SCRIPTS:
+            raise NoSuchModelError(_NO_MODEL)
+        network, library, kind, settings = _SD_SCRIPTS[case.family]
+        networks, models = importlib.import_module(f"networks.{network}"), importlib.import_module(f"library.{library}")
+        wanted = case.wanted(case.place())
+        if case.family == "flux":
+            settings = {"params": next(iter(models.configs.values())).params}
+        with torch.device("meta"):  # its own model, as large as it is: names and classes alone count
+            model = getattr(models, kind)(**settings)
+        layers = dict(model.named_modules())
+        for name, update in wanted.items():
+            parent, _, last = name.rpartition(".")
+            narrow: Any = _layer_of(update)
+            torch.nn.init.zeros_(narrow.weight)
+            if name not in layers:
+                raise LookupError(f"the model has no layer {name}")
+            setattr(layers[parent], last, narrow)
+        made, tensors = networks.create_network_from_weights(1.0, str(file), None, [], model, for_inference=True)
+        names = {lora.lora_name for lora in made.unet_loras}
+        made.merge_to([], model, tensors, torch.float32, "cpu")
+        layers = dict(model.named_modules())
+        updates = {name: layers[name].get_parameter("weight").detach() for name in wanted}
+        keys = {f"lora_unet_{name.replace('.', '_')}": name for name in wanted}
+        used = sum(key.partition(".")[0] in names for key in tensors)
+        return Applied(used, updates, wanted, {key: name for key, name in keys.items() if key in names})
+
+    return f"sd-scripts {version}", load
+
+
+CLIENTS: dict[str, Callable[[Path], tuple[str, Loader]]] = {
+    "comfyui": _comfyui,
+    "forge": _forge,
+    "a1111": _a1111,
+    "sd-scripts": _sd_scripts,
+}
 """Option → from a checkout to the program's name with its version, and its loader."""
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from hero.cli.app import interruptible, print_json
 from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
 from hero.console import progress_bar, quiet_libraries, say, success_lines
-from hero.errors import RunError
 from hero.run.directory import EVALUATION
+from hero.run.output import check_free, new_output
 
 if TYPE_CHECKING:
     from hero.evaluation.people import BlindDesk
@@ -91,8 +91,7 @@ def generate(
     ] = 1,
 ) -> None:
     """Draw images with what a run has learnt."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is not an empty folder; choose another --out")
+    check_free(out)
     prompts = not_empty(prompt)
     console = Console()
     trained = _load_trained(run)
@@ -106,12 +105,9 @@ def generate(
             best_of=best_of,
             progress=lambda done, total: advance(done, "drawing", total),
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with new_output(out) as folder:
         for index, picture in enumerate(pictures):
-            picture.save(out / f"{index:04d}.png")
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error}; choose another --out") from error
+            picture.save(folder / f"{index:04d}.png")
     chosen = f", each the best of {best_of}" if best_of > 1 else ""
     say(console, f"{images} images{chosen}   {out}")
 

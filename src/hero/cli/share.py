@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hero.cli.app import Group, interruptible
 from hero.cli.options import Run, Settings
-from hero.config import load_run_config, parse_assignments
+from hero.config import Config, load_run_config, parse_assignments
 from hero.console import quiet_libraries, say
+from hero.errors import ConfigError
 
 __all__ = ["FormatChoice", "export", "feedback_app", "feedback_export", "feedback_import"]
 
@@ -23,6 +24,7 @@ class FormatChoice(StrEnum):
     DIFFUSERS = "diffusers"
     KOHYA = "kohya"
     FUSED = "fused"
+    COMFYUI = "comfyui"
 
 
 def export(
@@ -32,7 +34,10 @@ def export(
     ],
     format_: Annotated[
         FormatChoice,
-        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+        typer.Option(
+            "--format",
+            help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), a fused pipeline, or a ComfyUI node.",
+        ),
     ] = FormatChoice.DIFFUSERS,
     weight: Annotated[
         float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")
@@ -79,13 +84,15 @@ def feedback_import(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="labels.jsonl, a folder with good and bad in it, or Label Studio's JSON export."
+            metavar="PATH", help="A file or folder of labels: an export, good and bad images, or another program's."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="The new run's settings; default: config.toml beside FILE."),
+        typer.Option(
+            "--config", metavar="FILE", help="The new run's settings; default: the config.toml that lies there."
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The prompt of images that have none of their own there.")
@@ -94,14 +101,13 @@ def feedback_import(
 ) -> None:
     """Start a run from existing labels; `hero resume` continues it."""
     from hero.feedback.foreign import read_any
-    from hero.methods import configure
     from hero.run import RunDirectory
 
     labels = read_any(file, prompt)
-    beside = file.parent / "config.toml"
+    beside = (file if file.is_dir() else file.parent) / "config.toml"
     own = parse_assignments(settings or [])
     if config_file is None and not beside.is_file():
-        config = configure(prompts=tuple(dict.fromkeys(labels.prompts.values())), evaluator="web", settings=own)
+        config = _of_people(tuple(dict.fromkeys(labels.prompts.values())), own)
     else:
         config = load_run_config(config_file or beside, own)
     RunDirectory.check_free(out)
@@ -123,3 +129,17 @@ def feedback_import(
     if started.unused:
         say(console, f"{started.unused} labelled images are of no use to this run (see docs/feedback.md)")
     say(console, f"hero resume {out}  # continues learning")
+
+
+def _of_people(prompts: tuple[str, ...], own: dict[str, Any]) -> Config:
+    """The settings of a run that people judge, on the prompts of `own` or else on all `prompts` of a file."""
+    from hero.methods import configure
+
+    chosen = own.get("task", {}).get("prompts", prompts)
+    try:
+        return configure(prompts=chosen, evaluator="web", settings=own)
+    except ConfigError as error:
+        if chosen is prompts and "number of prompts" in str(error):
+            remedy = "choose those to train on: --set 'task.prompts=[\"...\"]'"
+            raise ConfigError(f"{error}; the labels are for {len(prompts)} prompts: {remedy}") from None
+        raise

@@ -1,19 +1,16 @@
-"""A run's result as files that other programs load: a LoRA in diffusers' or kohya's layout, or a fused pipeline.
+"""A run's result as files that other programs load: a LoRA in diffusers' or kohya's layout, a fused pipeline, a node.
 
 Reads the run directory alone; only `fused` loads the model. Exporting twice gives the same bytes.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from safetensors import SafetensorError
 
 from hero.errors import ConfigError, RunError, nearest
 from hero.export.kohya import KOHYA_FAMILIES, kohya_tensors
@@ -21,6 +18,8 @@ from hero.export.metadata import kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
 from hero.export.web_ui import user_metadata
 from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
+from hero.run.output import check_free, new_output
+from hero.snippets import refined_spread
 
 if TYPE_CHECKING:
     from hero.export.fusing import FusedPrecision
@@ -34,7 +33,7 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
     Args:
         run: the run directory.
         format_: see `FORMATS`.
-        out: a folder (`diffusers`, `fused`), new or empty, or a new file that ends in .safetensors (`kohya`).
+        out: a folder, new or empty, or (`kohya`) a new file that ends in .safetensors.
         weight: factor of the LoRA's effect, as a LoRA's weight in other programs; 1 is as trained.
 
     Raises:
@@ -47,25 +46,17 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")
     if not abs(weight) < float("inf"):
         raise ConfigError(f"--weight {weight} is not a finite number; 1 is as trained")
-    kind, target = FORMATS[format_], Path(os.path.abspath(out))  # of a name even for `.` and `..`
-    if kind.is_file and target.suffix != ".safetensors":
+    if weight != 1 and format_ == "comfyui":
+        raise ConfigError(f"--weight {weight}: a {format_} export holds noise and no LoRA; leave it out")
+    kind = FORMATS[format_]
+    if kind.is_file and Path(out).suffix != ".safetensors":
         raise ConfigError(f"--out {out}: a {format_} LoRA is one file that ends in .safetensors")
-    _check_free(target, kind, out)
+    check_free(out, kind.beside)
     result = read_result(run)
     result = replace(result, lora=replace(result.lora, lora=scaled(result.lora.lora, weight)), weight=weight)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            made = Path(beside) / target.name
-            if not kind.is_file:
-                made.mkdir()
-            precision = kind.write(result, made)
-            _write_card(result, format_, made, precision)
-            _check_free(target, kind, out)
-            _move(made, target, kind)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"cannot write {out}: {reason}; choose another --out") from error
+    with new_output(out, kind.beside, last="model_index.json") as made:
+        precision = kind.write(result, made)
+        _write_card(result, format_, made, precision)
     return Path(out)
 
 
@@ -118,12 +109,24 @@ def _fused(result: RunResult, out: Path) -> FusedPrecision:
     return precision
 
 
+def _comfyui(result: RunResult, out: Path) -> None:
+    """The node's code, the noise, and the prompts that it offers."""
+    if not result.refined_prompts:
+        raise RunError(f"{result.name} has no refined noise; it comes with the first best image")
+    shutil.copyfile(Path(__file__).with_name("comfyui_node.py"), out / "__init__.py")
+    _copy_noise(result, out)
+    prompts = {str(index): result.config.task.prompts[index] for index in result.refined_prompts}
+    about = {"near": refined_spread(result.config), "prompts": prompts}
+    (out / "prompts.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
 FORMATS: Mapping[str, Format] = {
     "diffusers": Format(_diffusers),
     "kohya": Format(_kohya, beside=(_CARD, _PREVIEW, _WEB_UI)),
     "fused": Format(_fused),
+    "comfyui": Format(_comfyui),
 }
-"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline."""
+"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline, of a node."""
 
 
 def _copy_noise(result: RunResult, out: Path) -> None:
@@ -137,30 +140,3 @@ def _write_card(result: RunResult, format_: str, out: Path, precision: FusedPrec
 
     target = out / "README.md" if out.is_dir() else out.with_suffix(_CARD)
     model_card(result, format_, out.name, precision).save(target)
-
-
-def _check_free(target: Path, kind: Format, asked: str | Path) -> None:
-    """Raises RunError if a file or folder of the user would be overwritten."""
-    try:
-        if not kind.is_file:
-            if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise RunError(f"{asked} exists and is not an empty folder; choose another --out")
-            return
-        for file in (target, *(target.with_suffix(ending) for ending in kind.beside)):
-            if file.exists() or file.is_symlink():
-                named = asked if file == target else Path(asked).with_name(file.name)
-                raise RunError(f"{named} exists; choose another --out")
-    except OSError as error:
-        raise RunError(f"cannot write {asked}: {error.strerror}; choose another --out") from error
-
-
-def _move(made: Path, target: Path, kind: Format) -> None:
-    """Into place; what a reader looks for first comes last."""
-    if kind.is_file:
-        for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
-            file.rename(target.with_name(file.name))
-    elif target.is_dir():  # kept, since it may be where the user is
-        for file in sorted(made.iterdir(), key=lambda file: file.name == "model_index.json"):
-            file.rename(target / file.name)
-    else:
-        made.rename(target)

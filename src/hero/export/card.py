@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
 
 from hero.export.fusing import FusedPrecision
 from hero.export.readers import READERS
@@ -18,6 +17,7 @@ from hero.tinyworld import NAME as TINYWORLD
 __all__ = ["model_card"]
 
 _TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md.j2"
+_LORA = ("diffusers", "kohya")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"}
 _SETS = {
@@ -38,7 +38,7 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
         license="apache-2.0" if path == TINYWORLD else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["text-to-image", "diffusers", *([] if format_ == "fused" else ["lora"]), "hero", "human-feedback"],
+        tags=["text-to-image", "diffusers", *(["lora"] if format_ in _LORA else []), "hero", "human-feedback"],
         model_name=result.name,
         eval_results=_eval_results(result),
         instance_prompt=config.task.prompts[0],
@@ -66,11 +66,11 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
 
 
 def _loading(result: RunResult, format_: str, file: str, model: str, precision: FusedPrecision | None) -> str:
-    """Python that loads the export into a plain pipeline; "" where diffusers cannot read its layout."""
+    """Python that loads the export into a plain pipeline; "" where diffusers cannot read it."""
     snippets = Snippets(result.config, model, precision.dtype if precision else None)
     if format_ == "fused":
         return snippets.load_fused(file)
-    if format_ == "kohya" and "diffusers" not in _readers(result, format_):
+    if format_ != "diffusers" and "diffusers" not in _readers(result, format_):
         return ""
     return snippets.load(file)
 
@@ -82,10 +82,9 @@ def _readers(result: RunResult, format_: str) -> tuple[str, ...]:
 
 def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecision | None) -> str:
     """The recipe for refined noise, for the first prompt that has one; "" where the export has none."""
-    if result.noise_file is None or format_ == "kohya":
+    if result.noise_file is None or format_ in ("kohya", "comfyui"):
         return ""
-    with safe_open(result.noise_file, framework="pt") as noise:
-        best = sorted(int(key.removeprefix("best.")) for key in noise.keys() if key.startswith("best."))  # noqa: SIM118
+    best = result.refined_prompts
     snippets = Snippets(result.config, dtype=precision.dtype if precision else None)
     return snippets.refined(f"{file}/{result.noise_file.name}", best[0]) if best else ""
 

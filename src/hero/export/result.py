@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from hero.config import Config, ModelConfig
 from hero.errors import ModelError, RunError
@@ -53,6 +54,15 @@ class RunResult:
     def labels(self) -> int:
         """Labels spent: every image that was shown counts as one."""
         return int(self.history[-1]["labels"]) if self.history else 0
+
+    @property
+    def refined_prompts(self) -> tuple[int, ...]:
+        """Indexes of the prompts whose best image's noise is in the noise file, ascending."""
+        if self.noise_file is None:
+            return ()
+        with safe_open(self.noise_file, framework="pt") as noise:
+            names = [key for key in noise.keys() if key.startswith("best.")]  # noqa: SIM118
+        return tuple(sorted(int(name.removeprefix("best.")) for name in names))
 
 
 @dataclass(frozen=True)

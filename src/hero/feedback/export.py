@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hero.errors import ConfigError, RunError, nearest
+from hero.errors import ConfigError, nearest
+from hero.feedback.foreign import LABELS_FILE, METADATA_FILE
 from hero.feedback.labelled import LabelledRun, Written
 from hero.feedback.parquet import write_images, write_pairs
+from hero.run.output import new_output
 from hero.types import ImageId
 
-__all__ = ["FORMATS", "LABELS_FILE", "Exported", "export_feedback"]
-
-LABELS_FILE = "labels.jsonl"
-"""The file of a JSON-lines export; its images lie in images/ beside it, the run's settings in config.toml."""
-
-
-METADATA_FILE = "metadata.jsonl"
-"""Beside it: what was said in the end, for programs that read a folder of images."""
+__all__ = ["FORMATS", "Exported", "export_feedback"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ def export_feedback(run: Path, format_: str, out: Path) -> Exported:
         raise ConfigError(f"unknown format {format_!r}; {nearest(format_, FORMATS)}")
     labelled = LabelledRun(run)
     try:
-        with _new_folder(out) as partial:
+        with new_output(out) as partial:
             file, rows, missing = FORMATS[format_](labelled, partial)
     finally:
         labelled.close()
@@ -117,20 +111,3 @@ FORMATS: Mapping[str, Callable[[LabelledRun, Path], Written]] = {
     "pickapic": write_pairs,
 }
 """Names of the formats and what writes them into a folder."""
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of `out` once it is complete."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is not an empty folder; choose another --out")
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(out)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error}; choose another --out") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

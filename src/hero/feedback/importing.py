@@ -5,20 +5,36 @@ starting.py decides what a run can learn from them; here they are only read, che
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path, PureWindowsPath
 from typing import Any
+
+from PIL import Image
 
 from hero.errors import FeedbackError
 from hero.feedback import schema
 from hero.feedback.marks import Mark, replay
 from hero.feedback.store import LabelStore
+from hero.feedback.tables import json_lines
 from hero.types import Answer, Feedback, ImageId
 
-__all__ = ["ImportedLabels", "ImportedMark", "read_labels", "restore"]
+__all__ = [
+    "ImportedLabels",
+    "ImportedMark",
+    "ImportedPicture",
+    "NamesOfImages",
+    "find_image",
+    "open_picture",
+    "read_labels",
+    "restore",
+]
+
+ImportedPicture = Path | bytes
+"""An image's file, or what is in it."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,13 @@ class ImportedLabels:
         marks: in the order of the file.
         submissions: round, evaluator, seconds and created_at of each.
         answers: round → the answer from which the original run learnt.
-        images, prompts: image → its file, and its prompt.
+        images, prompts: image → its picture, and its prompt.
     """
 
     marks: tuple[ImportedMark, ...]
     submissions: tuple[Mapping[str, Any], ...]
     answers: Mapping[int, Answer]
-    images: Mapping[ImageId, Path]
+    images: Mapping[ImageId, ImportedPicture]
     prompts: Mapping[ImageId, str]
 
     def feedback(self) -> dict[int, Feedback]:
@@ -69,9 +85,8 @@ def read_labels(file: Path) -> ImportedLabels:
     answers: dict[int, Answer] = {}
     images: dict[ImageId, Path] = {}
     prompts: dict[ImageId, str] = {}
-    names = _Names()
-    for number, row in _rows(file):
-        where = f"{file}, line {number}"
+    names = NamesOfImages()
+    for where, row in json_lines(file):
         try:
             kind = row["kind"]
             if kind == "submission":
@@ -90,18 +105,18 @@ def read_labels(file: Path) -> ImportedLabels:
                 if prompts.setdefault(image, prompt) != prompt:
                     raise ValueError(f"{image} has the prompt {prompts[image]!r} in an earlier line")
                 if row["image"] is not None:
-                    images[image] = _beside(file, str(row["image"]))
+                    images[image] = find_image(file.parent, str(row["image"]))
+        except FeedbackError as error:
+            raise FeedbackError(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise FeedbackError(f"{where}: {what}") from None
-        if kind not in ("submission", "answer") and image in images and not images[image].is_file():
-            raise FeedbackError(f"{where}: there is no image {images[image]}")
     if not marks:
         raise FeedbackError(f"{file} holds no mark")
     return ImportedLabels(tuple(marks), tuple(submissions), answers, images, prompts)
 
 
-class _Names:
+class NamesOfImages:
     """Ids for images of a file of one's own, which has none: the file's name, and a number if it has several."""
 
     def __init__(self) -> None:
@@ -109,6 +124,7 @@ class _Names:
         self._prompts: dict[str, int] = {}
 
     def of(self, given: object, image: object, prompt: str) -> ImageId:
+        """The id `given`, or one for the file name `image` under `prompt`."""
         if given:
             return str(given)
         name = str(image)
@@ -118,27 +134,29 @@ class _Names:
         return self._ids[name, prompt]
 
 
-def _beside(file: Path, image: str) -> Path:
-    """The image that a line names, relative to the file; with `\\` between folders, as Windows writes it, too."""
-    path = file.parent / image
-    return path if path.is_file() or "\\" not in image else file.parent / PureWindowsPath(image).as_posix()
+def find_image(folder: Path, address: str) -> Path:
+    """The file that an address means: from `folder` on, or of that name in it or in one of its folders.
+
+    Raises:
+        FeedbackError: there is none.
+    """
+    ways = [Path(address)]
+    if "\\" in address:  # as Windows writes it
+        ways.append(Path(PureWindowsPath(address).as_posix()))
+    for path in ways:
+        for candidate in (folder / path, folder / path.name, *sorted(folder.glob(f"*/{escape(path.name)}"))):
+            if candidate.is_file():
+                return candidate
+    raise FeedbackError(f"there is no image {ways[-1].name} in {folder}")
 
 
-def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows editors put a mark at the beginning
-    except (OSError, UnicodeDecodeError) as error:
-        raise FeedbackError(f"cannot read {file}: {error}") from None
-    for number, line in enumerate(text.split("\n"), start=1):  # a prompt may hold other kinds of line breaks
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise FeedbackError(f"{file}, line {number}: {error}") from None
-        if not isinstance(row, dict):
-            raise FeedbackError(f"{file}, line {number}: not a JSON object")
-        yield number, row
+def open_picture(picture: ImportedPicture) -> Image.Image:
+    """The image, not yet decoded.
+
+    Raises:
+        OSError and others of Pillow's: it cannot be opened.
+    """
+    return Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
 
 
 def restore(

@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from hero.errors import ConfigError
 from hero.feedback.labelled import LabelledRun, Written
+from hero.feedback.tables import import_pyarrow
 from hero.ids import round_of
 from hero.model_index import is_folder
 from hero.types import Feedback, ImageId
@@ -32,21 +32,9 @@ _DICTIONARY = 1 << 30
 """Bytes up to which a column's repeated images are written only once per round."""
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-    except ImportError:
-        raise ConfigError(
-            "Parquet needs pyarrow, which is not installed: pip install 'hero-diffusion[parquet]'; "
-            "--format jsonl needs no extra package"
-        ) from None
-    return pyarrow
-
-
 def write_images(labelled: LabelledRun, folder: Path) -> Written:
     """One row for each image that was marked, with the verdict learnt from and every evaluator's own."""
-    pa = _pyarrow()
+    pa = import_pyarrow()
     vote = pa.struct(
         [("evaluator", pa.string()), ("verdict", pa.string()), ("best", pa.bool_()), ("score", pa.float64())]
     )
@@ -120,7 +108,7 @@ def pairs_of(feedback: Feedback, prompt_of: Mapping[ImageId, str]) -> list[tuple
 
 def write_pairs(labelled: LabelledRun, folder: Path) -> Written:
     """One row for each pair of each evaluator's submitted answer, under Pick-a-Pic v2's column names."""
-    pa = _pyarrow()
+    pa = import_pyarrow()
     schema = pa.schema(
         {
             "are_different": pa.bool_(),

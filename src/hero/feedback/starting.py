@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from hero.config import Config
 from hero.errors import FeedbackError, ModelError, RunError
-from hero.feedback.importing import ImportedLabels, ImportedMark, restore
+from hero.feedback.importing import ImportedLabels, ImportedMark, ImportedPicture, open_picture, restore
 from hero.feedback.marks import Mark
 from hero.tuner import Tuner
 from hero.types import Answer, Feedback, ImageBatch, ImageId, Labelled, image_id
@@ -110,7 +110,7 @@ def _same_images(batch: ImageBatch, given: Feedback, labels: ImportedLabels) -> 
     for name in {*given.verdicts, *given.best} - kept:
         if name not in drawn or name not in labels.images or labels.prompts[name] != drawn[name][1]:
             return False
-        with Image.open(labels.images[name]) as stored:
+        with open_picture(labels.images[name]) as stored:
             before, now = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (stored, drawn[name][0]))
         if before.shape != now.shape or np.abs(before - now).max() > _TOLERANCE:
             return False
@@ -131,7 +131,7 @@ def _seed(tuner: Tuner, feedback: Mapping[int, Feedback], labels: ImportedLabels
         raise ModelError(f"{tuner.config.model.path} cannot encode images into latents; import into another model")
     new = _new_ids(usable, labels, prompts)
     height, width = policy.image_size
-    loaded = [_picture(labels.images[i], (width, height)) for i in usable]
+    loaded = [_fitted(i, labels.images[i], (width, height)) for i in usable]
     pictures, fitted = [picture for picture, _ in loaded], sum(was_fitted for _, was_fitted in loaded)
     batch = tuner.config.sampling.micro_batch
     chunks = [policy.latents_of(pictures[k : k + batch]).cpu() for k in range(0, len(pictures), batch)]
@@ -174,10 +174,11 @@ def _renamed(mark: ImportedMark, new: Mapping[ImageId, ImageId]) -> Mark:
     return replace(mark.mark, image_id=new[mark.mark.image_id], other=None if other is None else new[other])
 
 
-def _picture(file: Path, size: tuple[int, int]) -> tuple[Image.Image, bool]:
+def _fitted(name: ImageId, picture: ImportedPicture, size: tuple[int, int]) -> tuple[Image.Image, bool]:
     """The image upright, as RGB and of `size` (width, height), and whether it was of another size before."""
+    file = picture if isinstance(picture, Path) else name
     try:
-        with Image.open(file) as image:
+        with open_picture(picture) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError:
         raise RunError(f"the image {file} has too many pixels to be opened safely; make it smaller") from None

@@ -6,6 +6,7 @@ says what is missing and how to make it.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         version=hero.__version__,
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
     )
-    target = run.folder / REPORT_FILE if out is None else Path(out)
+    target = run.folder / REPORT_FILE if out is None else Path(os.path.abspath(out))  # of a name even for `.`
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,5 +50,5 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise RunError(f"cannot write {target}: {error}; name another file with --out") from error
-    return target
+        raise RunError(f"cannot write {target}: {error.strerror or error}; name another file with --out") from error
+    return target if out is None else Path(out)
