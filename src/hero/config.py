@@ -174,6 +174,27 @@ class LoraConfig(_Stage):
         description="Kinds of layer with a LoRA: `attention` (q, k, v, out), `feed-forward`, `resnet` "
         "(the convolutions), `projection` (in and out of each transformer block).",
     )
+    start: str | None = Field(
+        None,
+        description="File of a LoRA that the run starts from (diffusers', kohya's or ComfyUI's layout), copied into "
+        "the run. It is trained on, with the file's own rank, alpha and layers, whatever is set here.",
+    )
+    merge_start: bool = Field(
+        False,
+        description="Whether `lora.start` is added to the model's weights instead, and a LoRA as set here is trained "
+        "on top of it.",
+    )
+
+    @property
+    def continues(self) -> bool:
+        """Whether the LoRA in `start` is the one that is trained."""
+        return self.start is not None and not self.merge_start
+
+    @model_validator(mode="after")
+    def _has_what_is_merged(self) -> Self:
+        if self.merge_start and self.start is None:
+            raise ValueError("lora.merge_start: there is nothing to merge; give lora.start")
+        return self
 
 
 class SamplingConfig(_Stage):

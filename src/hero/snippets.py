@@ -11,6 +11,7 @@ from typing import Any
 from hero.calls import CALLS
 from hero.config import Config
 from hero.model_index import pipeline_class
+from hero.run.directory import START_FILE
 from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["Snippets", "family_of_model"]
@@ -49,20 +50,32 @@ class Snippets:
         self._model = config.model.path if model is None else model
         self._call = CALLS[family_of_model(config)]
 
-    def load(self, lora: str, comment: str = "") -> str:
-        """The base model with the LoRA in the folder or file `lora`, and the sampler of training."""
+    def load(self, lora: str, comment: str = "", start: str = START_FILE) -> str:
+        """The base model with the LoRA in the folder or file `lora`, and the sampler of training.
+
+        Args:
+            start: the LoRA that is part of the base model, for a run that merged one (`lora.merge_start`).
+        """
+        lines = []
+        if self._config.lora.merge_start:
+            first = f"pipeline.load_lora_weights({_text(start)})  # part of the model that was trained"
+            lines = [first, "pipeline.fuse_lora()", "pipeline.unload_lora_weights()"]
+        loaded = f"pipeline.load_lora_weights({_text(lora)})" + (f"  # {comment}" if comment else "")
+        return "\n".join([self._load_base(), *lines, loaded])
+
+    def _load_base(self) -> str:
         model = self._config.model
         if model.path == TINYWORLD:
-            return self._load("model_path()", lora, comment, "from hero.tinyworld import model_path")
+            return self._load("model_path()", "from hero.tinyworld import model_path")
         hub = (("revision", model.revision), ("variant", model.variant))
         extras = "".join(f", {name}={_text(value)}" for name, value in hub if value is not None)
-        return self._load(f"{_text(self._model)}{extras}", lora, comment)
+        return self._load(f"{_text(self._model)}{extras}")
 
     def load_fused(self, folder: str) -> str:
         """A pipeline that has the LoRA in its weights, with the sampler of training."""
-        return self._load(_text(folder), "", "")
+        return self._load(_text(folder))
 
-    def _load(self, source: str, lora: str, comment: str, own_import: str = "") -> str:
+    def _load(self, source: str, own_import: str = "") -> str:
         dtype = self._dtype
         extras = "" if dtype == "float32" else f", dtype=torch.{dtype}"
         classes = "DDIMScheduler, DiffusionPipeline" if self._call.ddim else "DiffusionPipeline"
@@ -71,8 +84,6 @@ class Snippets:
         lines.append(f"pipeline = DiffusionPipeline.from_pretrained({source}{extras})")
         if self._call.ddim:  # only DDIM's own configuration says that nothing is clipped
             lines.append("pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)")
-        if lora:
-            lines.append(f"pipeline.load_lora_weights({_text(lora)})" + (f"  # {comment}" if comment else ""))
         return "\n".join(lines)
 
     def draw(self) -> str:

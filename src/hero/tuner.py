@@ -66,7 +66,7 @@ class Tuner:
             LabelStore.check_free(config.evaluator.store)
         workers = connect(config)
         policy = load_policy(config, workers.mesh)
-        directory = RunDirectory.create(out, config)
+        directory = RunDirectory.create(out, config.model_copy(update={"lora": policy.lora}))
         with _unlocked_on_failure(directory):
             self._attach(directory, policy, workers)
             self.learner.save()

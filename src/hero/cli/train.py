@@ -14,6 +14,8 @@ from hero.cli.app import interruptible
 from hero.cli.options import (
     AsJson,
     Host,
+    Lora,
+    MergeLora,
     NoBrowser,
     Port,
     Processes,
@@ -24,6 +26,7 @@ from hero.cli.options import (
     Token,
     Variant,
     hub_settings,
+    lora_settings,
 )
 from hero.cli.running import evaluator_of, finish, people_at, publisher_of, share_work, train_to_end
 from hero.config import Config, check_used, load_toml, merge, parse_assignments
@@ -51,6 +54,8 @@ def train(
     ] = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    merge_lora: MergeLora = False,
     token: Token = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Default: hero. One of {', '.join(METHODS)}.")
@@ -98,7 +103,7 @@ def train(
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
-    own = merge(own, on_hub)
+    own = merge(own, on_hub, lora_settings(lora, merge_lora))
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and not _names_evaluator(own):
@@ -129,6 +134,7 @@ def train(
     with interruptible(out), ExitStack() as stack:
         say(console, f"{config.task.name}, method {config.method}, model {config.model.path} → {out}")
         tuner, people = Tuner(config, out), None
+        say(console, *tuner.policy.starts)
         if answers is None:
             served = people_at(out, config, console, host=host, port=port, browser=not no_browser)
             people = stack.enter_context(served)

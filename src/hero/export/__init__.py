@@ -11,19 +11,21 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 
 from hero.errors import ConfigError, RunError, nearest
-from hero.export.kohya import KOHYA_FAMILIES, kohya_tensors
+from hero.export.kohya import KOHYA_FAMILIES, kohya_encoder_tensors, kohya_tensors
 from hero.export.metadata import kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
 from hero.export.web_ui import user_metadata
 from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
+from hero.run.directory import START_FILE
 
 if TYPE_CHECKING:
-    from hero.export.fusing import FusedPrecision
+    from hero.policies.fusing import FusedPrecision
 
 __all__ = ["FORMATS", "KOHYA_FAMILIES", "Format", "export"]
 
@@ -52,7 +54,9 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
         raise ConfigError(f"--out {out}: a {format_} LoRA is one file that ends in .safetensors")
     _check_free(target, kind, out)
     result = read_result(run)
-    result = replace(result, lora=replace(result.lora, lora=scaled(result.lora.lora, weight)), weight=weight)
+    encoders = {name: scaled(part, weight) for name, part in result.lora.encoders.items()}
+    lora = replace(result.lora, lora=scaled(result.lora.lora, weight), encoders=encoders)
+    result = replace(result, lora=lora, weight=weight)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
@@ -89,6 +93,8 @@ class Format:
 
 def _diffusers(result: RunResult, out: Path) -> None:
     write_lora_file(result.lora, out / LORA_NAME)
+    if result.config.lora.merge_start:  # without it the LoRA is that of another model
+        shutil.copyfile(str(result.config.lora.start), out / START_FILE)
     _copy_noise(result, out)
 
 
@@ -98,6 +104,7 @@ _CARD, _PREVIEW, _WEB_UI = ".md", ".preview.png", ".json"
 def _kohya(result: RunResult, out: Path) -> None:
     facts = read_model_facts(result.config.model, result.lora.component)
     tensors = kohya_tensors(result.lora.lora, result.lora.rank, facts.family, facts.denoiser)
+    tensors |= kohya_encoder_tensors(result.lora.encoders, facts.family)
     write_sorted(tensors, out, kohya_metadata(result, facts, tensors, out.stem))
     out.with_suffix(_WEB_UI).write_text(user_metadata(result, facts), encoding="utf-8")
     if result.best is not None:
@@ -106,16 +113,37 @@ def _kohya(result: RunResult, out: Path) -> None:
 
 def _fused(result: RunResult, out: Path) -> FusedPrecision:
     """The original pipeline, its own scheduler and precision included, with the LoRA added to its weights."""
-    from hero.export.fusing import fuse, stored_dtypes
     from hero.policies import load_pipeline
+    from hero.policies.fusing import fuse, stored_dtypes
 
     pipeline = load_pipeline(result.config.model, stored_dtypes(result.config.model))
-    precision = fuse(getattr(pipeline, result.lora.component), result.lora.lora, 1.0)
+    precision = fuse(getattr(pipeline, result.lora.component), _with_start(result, pipeline), 1.0)
     pipeline.save_pretrained(out)
     for weights in out.rglob("*.safetensors"):  # written readable only by their owner
         weights.chmod((out / "model_index.json").stat().st_mode)
     _copy_noise(result, out)
     return precision
+
+
+def _with_start(result: RunResult, pipeline: Any) -> dict[str, torch.Tensor]:
+    """The LoRA to add to the denoiser, with one that is merged in a single sum; adds its parts to the text encoders."""
+    from hero.policies.fusing import by_name, fuse
+    from hero.policies.lora_start import read_start
+
+    settings, lora = result.config.lora, result.lora.lora
+    if settings.start is None:
+        return lora
+    start = read_start(Path(settings.start), pipeline, result.lora.component)
+    for name, pairs in start.encoders.items():
+        fuse(getattr(pipeline, name), by_name(pairs), 1.0 if settings.merge_start else result.weight)
+    if not settings.merge_start:  # it is what was trained on
+        return lora
+    merged = scaled(by_name(start.denoiser), start.ratio)
+    axis = {"A": 0, "B": 1}
+    return {
+        key: torch.cat([part[key] for part in (merged, lora) if key in part], dim=axis[key.rpartition(".lora_")[2][0]])
+        for key in {**merged, **lora}
+    }
 
 
 FORMATS: Mapping[str, Format] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from hero.export.fusing import FusedPrecision
 from hero.export.readers import READERS
 from hero.export.result import RunResult
+from hero.policies.fusing import FusedPrecision
+from hero.run.directory import START_FILE
 from hero.snippets import Snippets, family_of_model
 from hero.tinyworld import NAME as TINYWORLD
 
@@ -55,6 +57,7 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
         precision=precision,
         loading=_loading(result, format_, file, path if on_hub else base, precision),
         drawing=Snippets(config).draw(),
+        start=_start(result, format_),
         refined=_refined(result, format_, file, precision),
         others=[name for name in _readers(result, format_) if name != "diffusers"],
         optimizer=_OPTIMIZERS.get(config.update.optimizer, config.update.optimizer),
@@ -72,7 +75,27 @@ def _loading(result: RunResult, format_: str, file: str, model: str, precision: 
         return snippets.load_fused(file)
     if format_ == "kohya" and "diffusers" not in _readers(result, format_):
         return ""
-    return snippets.load(file)
+    return snippets.load(file, start=f"{file}/{START_FILE}" if format_ == "diffusers" else START_FILE)
+
+
+def _start(result: RunResult, format_: str) -> str:
+    """What to know of the LoRA that the run started from; "" where there is none."""
+    settings = result.config.lora
+    if settings.start is None:
+        return ""
+    digest = hashlib.sha256(Path(settings.start).read_bytes()).hexdigest()
+    which = f"another LoRA, SHA-256 `{digest}`"
+    if not settings.merge_start:
+        return (
+            f"Training went on from {which}; what is here holds the whole of it. The figures compare with that start."
+        )
+    if format_ == "fused":
+        return f"It was trained on top of {which}, which is in the weights, too. The figures compare with that start."
+    where = f"`{START_FILE}`, which is beside it" if format_ == "diffusers" else f"`{START_FILE}` in the run's folder"
+    return (
+        f"It was trained on top of {which}, and must be combined with it, at full strength: {where}. The figures "
+        "compare with the base model that has that one."
+    )
 
 
 def _readers(result: RunResult, format_: str) -> tuple[str, ...]:

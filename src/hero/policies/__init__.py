@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.distributed.device_mesh import DeviceMesh
 
-from hero.config import Config, ModelConfig
+from hero.config import Config, LoraConfig, ModelConfig
 from hero.errors import ModelError, nearest
 from hero.model_index import is_folder
 from hero.policies.adapters import Adapter, LoraAdapter
@@ -69,6 +69,8 @@ class Policy(Protocol):
         trainable_steps: (T,) bool on the CPU; False where a step has no density.
         device: where latents are.
         storage_dtype: dtype of stored latents; a latent is rounded to it before its log-probability is taken.
+        lora: the LoRA's settings as it is placed; rank and alpha are those of a file that the run starts from.
+        starts: what the run starts from, a LoRA of others, in a sentence; usually empty.
     """
 
     pipeline: Any
@@ -80,6 +82,8 @@ class Policy(Protocol):
     trainable_steps: torch.Tensor
     device: torch.device
     storage_dtype: torch.dtype
+    lora: LoraConfig
+    starts: tuple[str, ...]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Prompt embeddings, computed once and without gradient."""
@@ -145,7 +149,9 @@ class Policy(Protocol):
         ...
 
     def using(self, adapter: Adapter) -> AbstractContextManager[None]:
-        """Within it the policy computes with that LoRA, or none; can be nested. Only `current` gets gradients.
+        """Within it the policy computes with that LoRA; can be nested. Only `current` gets gradients.
+
+        `base` is the model as training found it: without a LoRA, or with the one of `lora.start`.
 
         With gradient checkpointing, a backward pass recomputes blocks with the LoRA in use at that moment.
 
@@ -155,7 +161,7 @@ class Policy(Protocol):
         ...
 
     def frozen(self) -> AbstractContextManager[None]:
-        """`using("base")`: the LoRA is off, and the policy is the base model."""
+        """`using("base")`: the policy is the model as training found it."""
         ...
 
     def blend(self, adapter: Literal["old"], *, towards: LoraAdapter, decay: float) -> None:
@@ -339,7 +345,7 @@ def load_pipeline(config: ModelConfig, dtypes: Mapping[str, torch.dtype] | None 
 
 
 def load_policy(config: Config, mesh: DeviceMesh | None = None) -> Policy:
-    """Loads the model of `config` and puts a fresh LoRA on it; sets torch's number of threads if `config` gives one.
+    """Loads the model of `config` and puts its LoRA on it; sets torch's number of threads if `config` gives one.
 
     Args:
         mesh: the processes that share the denoiser, each with a part of it; they must then run it together. None: this

@@ -12,13 +12,15 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.distributed.device_mesh import DeviceMesh
 
-from hero.config import Config, ModelConfig
+from hero.config import Config, LoraConfig, ModelConfig
 from hero.errors import ModelError
 from hero.policies.adapters import Adapter, LoraAdapter, add_adapter, blend, lora_parameters, peft_name, switch
 from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows, encode_kl
+from hero.policies.fusing import by_name, fuse
 from hero.policies.layers import Pooling, captured, channel_statistics, level_noise
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
+from hero.policies.lora_start import Pairs, read_start
 from hero.policies.prompts import CutPrompt, cut_prompts
 from hero.policies.sharding import shard_frozen
 from hero.policies.steps import check_noise_left
@@ -67,14 +69,39 @@ class PipelinePolicy:
             for module in modules:
                 _move(module.requires_grad_(False), _CPU if name in self._offload else device)
         self._sharded = mesh is not None
+        self.lora = config.lora
+        start = self._begin_with(config.lora)
         if mesh is None:
             _move(self.denoiser, device)
-        add_lora(self.denoiser, config.lora, family.layers, config.seed)
+        add_lora(self.denoiser, self.lora, family.layers, config.seed, start)
         self._adapter: Adapter = "current"
         self._seed = config.seed
         self._apply(config.model)
         if mesh is not None:  # from the CPU, block by block: the device never holds all of it
             shard_frozen(self.denoiser, repeated_blocks(self.denoiser), mesh, device)
+        if start is not None:
+            add_adapter(self.denoiser, "start", self._adapter)
+
+    def _begin_with(self, config: LoraConfig) -> Pairs | None:
+        """Reads `lora.start`: what of it is frozen goes into the weights; the rest is where the trained LoRA starts."""
+        self._encoders: dict[str, Pairs] = {}
+        self.starts: tuple[str, ...] = ()
+        if config.start is None:
+            return None
+        start = read_start(Path(config.start).expanduser(), self.pipeline, self.family.denoiser)
+        for name, pairs in start.encoders.items():
+            fuse(getattr(self.pipeline, name), by_name(pairs), 1.0)
+        beside = f", and {name_list} stays as it is there" if (name_list := " and ".join(start.encoders)) else ""
+        if config.merge_start:
+            cost = fuse(self.denoiser, by_name(start.denoiser), start.ratio)
+            lost = f"; {cost.lost:.0%} of it is lost to rounding in {cost.dtype}" if cost.lost >= 0.005 else ""
+            self.starts = (f"{config.start} is part of the base model{lost}",)
+            return None
+        self.lora = config.model_copy(update={"rank": start.rank, "alpha": start.ratio * start.rank})
+        about = f"rank {self.lora.rank}, alpha {self.lora.alpha:g}, {len(start.denoiser)} layers"
+        self.starts = (f"{config.start} is trained on: {about}{beside}",)
+        self._encoders = start.encoders
+        return start.denoiser
 
     def _apply(self, options: ModelConfig) -> None:
         """The options that trade time for memory, or a slow start for speed."""
@@ -237,7 +264,7 @@ class PipelinePolicy:
         load_lora_state_dict(self.denoiser, state, peft_name(self.denoiser, adapter))
 
     def save_lora(self, folder: Path) -> Path:
-        return save_lora(self.denoiser, folder)
+        return save_lora(self.denoiser, folder, self._encoders)
 
 
 def _check_channels(pipeline: Any, family: Family) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "NOISE_FILE",
     "REPORT_FILE",
     "RESULT_FILE",
+    "START_FILE",
     "STORE_FILE",
     "Checkpoint",
     "CheckpointKind",
@@ -47,6 +48,8 @@ METRICS_FILE = "metrics.jsonl"
 STORE_FILE = "feedback.db"
 LORA_FILE = "lora/pytorch_lora_weights.safetensors"
 NOISE_FILE = "refined_noise.safetensors"
+START_FILE = "start_lora.safetensors"
+"""The LoRA that the run starts from, as it was given; only where it was."""
 CUT_FILE = "cut_prompts.json"
 """What text encoders do not see of the run's prompts; written only where something is cut."""
 REPORT_FILE = "report.html"
@@ -55,7 +58,7 @@ EVALUATION = "evaluation"
 RESULT_FILE = "result.json"
 """The result of an evaluation, within that folder."""
 _FORMAT = 2
-_BEFORE_CONFIG = {".lock", ".config.toml.partial"}
+_BEFORE_CONFIG = {".lock", ".config.toml.partial", START_FILE, f".{START_FILE}.partial"}
 """What is left of a run that was killed before it had a config.toml."""
 _KEEP = 4
 """Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
@@ -104,11 +107,15 @@ class RunDirectory:
         """
         cls.check_free(path)
         path = Path(path)
-        run = cls(path, config)
+        start = config.lora.start
+        run = cls(path, config if start is None else _starting_from(config, path / START_FILE))
         with _disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             run.lock()
-            run.write_text("config.toml", config.to_toml())
+            if start is not None:
+                source = Path(start).expanduser()
+                run.write_file(START_FILE, lambda beside: shutil.copyfile(source, beside))
+            run.write_text("config.toml", run.config.to_toml())
         return run
 
     @classmethod
@@ -123,11 +130,12 @@ class RunDirectory:
         if not (path / "config.toml").is_file():
             raise RunError(f"there is no run in {path}: it holds no config.toml")
         begun = load_run_config(path / "config.toml")
+        own = begun if begun.lora.start is None else _starting_from(begun, path / START_FILE)
         if not settings:
-            return cls(path, begun)
+            return cls(path, own)
         wanted = load_run_config(path / "config.toml", settings)
         check_unchanged(begun, wanted)
-        return cls(path, wanted)
+        return cls(path, wanted.model_copy(update={"lora": own.lora}))
 
     def lock(self) -> None:
         """Makes this process the only one that may train the run; released when the process ends.
@@ -318,6 +326,11 @@ def _from_format_1(
         noises = {key.replace(".", "_noise."): value for key, value in tensors["noise"].items()}
         tensors |= {"memory": {**tensors["memory"], **noises}, "noise": {}, "reward": tensors.pop("representation")}
     return {"kinds": {}, **state}, tensors
+
+
+def _starting_from(config: Config, file: Path) -> Config:
+    """`config` with the run's own copy of the LoRA that it starts from, wherever the run's folder is by now."""
+    return config.model_copy(update={"lora": config.lora.model_copy(update={"start": str(file.absolute())})})
 
 
 def image_file(run: Path, image: ImageId) -> Path:

@@ -25,6 +25,8 @@ FIXED: dict[str, str] = {
     "lora.rank": _LORA,
     "lora.alpha": f"{_LORA}, and would be scaled by the new value",
     "lora.layers": _LORA,
+    "lora.start": _LORA,
+    "lora.merge_start": _LORA,
     "evaluator.store": "the labels so far are in that store",
 }
 """Setting → the reason. Sizes that what was learnt depends on are compared with the checkpoint as well."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hero.config import Config, SelectionConfig, upgraded
+from hero.config import Config, LoraConfig, ModelConfig, SamplingConfig, SelectionConfig, upgraded
 from hero.distributed import Alone, Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
 from hero.features import extract
@@ -320,8 +320,16 @@ def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, Ima
 
 
 def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """`stored` as `_drawn_with` would write it now; version 0.1 had other names and no selection."""
-    return {"selection": SelectionConfig().model_dump(mode="json"), **upgraded(stored)}
+    """`stored` as `_drawn_with` would write it now: under present names, and with the settings that came later."""
+    given = upgraded(stored)
+    stages = {
+        "model": ModelConfig(),
+        "lora": LoraConfig(),
+        "sampling": SamplingConfig(),
+        "selection": SelectionConfig(),
+    }
+    later = {name: {**stage.model_dump(mode="json"), **given.get(name, {})} for name, stage in stages.items()}
+    return _without_places({**given, **later})
 
 
 def _learns_with(config: Config) -> dict[str, Any]:
@@ -332,7 +340,19 @@ def _learns_with(config: Config) -> dict[str, Any]:
 def _drawn_with(config: Config) -> dict[str, Any]:
     """The settings that images and log-probabilities depend on."""
     chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise", "selection"})
-    for name in ("device", "threads", "gradient_checkpointing", "offload", "vae_slicing"):
-        del chosen["model"][name]
-    del chosen["sampling"]["micro_batch"]
-    return {**chosen, "prompts": list(config.task.prompts)}
+    return _without_places({**chosen, "prompts": list(config.task.prompts)})
+
+
+_NOT_IN_PICTURES = {
+    "model": ("path", "device", "threads", "gradient_checkpointing", "offload", "vae_slicing"),
+    "sampling": ("micro_batch",),
+    "lora": ("start",),
+}
+"""Settings that pictures do not depend on. Files may have moved; what they hold is fixed (`hero.run.fixed`)."""
+
+
+def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {k: v for k, v in stage.items() if k not in _NOT_IN_PICTURES[name]} if name in _NOT_IN_PICTURES else stage
+        for name, stage in settings.items()
+    }

@@ -14,7 +14,7 @@ from hero.config import ModelConfig
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 
-__all__ = ["FusedPrecision", "fuse", "stored_dtypes"]
+__all__ = ["FusedPrecision", "by_name", "fuse", "stored_dtypes"]
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -49,6 +49,15 @@ def stored_dtypes(config: ModelConfig) -> dict[str, torch.dtype]:
         if floats := [_DTYPES[kind] for kind in kinds if kind in _DTYPES]:
             found[file.parent.name] = floats[0]
     return found
+
+
+def by_name(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A and B by layer under PEFT's names, as `fuse` takes them."""
+    return {
+        f"{layer}.lora_{side}.weight": matrix
+        for layer, pair in pairs.items()
+        for side, matrix in zip("AB", pair, strict=True)
+    }
 
 
 @torch.no_grad()
