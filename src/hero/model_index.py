@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-__all__ = ["is_folder", "pipeline_class"]
+from hero.errors import ModelError
+
+__all__ = ["is_folder", "missing_folder", "pipeline_class"]
 
 
 def is_folder(model: str) -> bool:
     """Whether `model` means a folder rather than a hub id: it looks like a path, or there is one of that name."""
     return model.startswith((".", "/", "~")) or Path(model).exists()
+
+
+def missing_folder(path: str) -> ModelError:
+    """The error for a model's folder that does not exist."""
+    return ModelError(
+        f"there is no model folder {path}; if a run's model was moved, `hero resume RUN --set model.path=NEW` says "
+        "where it is now"
+    )
 
 
 def pipeline_class(model: str, revision: str | None = None, *, fetch: bool = True) -> str | None:

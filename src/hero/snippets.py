@@ -12,6 +12,7 @@ from hero.calls import CALLS
 from hero.config import Config
 from hero.model_index import pipeline_class
 from hero.run.directory import START_FILE
+from hero.run.model import ModelRecord
 from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["Snippets", "family_of_model"]
@@ -27,8 +28,14 @@ _REFINED = 4
 """Images that the recipe for refined noise draws."""
 
 
-def family_of_model(config: Config) -> str:
-    """The pipeline class of a run's model; if its index is not on this machine, the one of the run's preset."""
+def family_of_model(config: Config, model: ModelRecord | None = None) -> str:
+    """The pipeline class of a run's model; if nothing on this machine says it, the one of the run's preset.
+
+    Args:
+        model: what the run wrote down of it.
+    """
+    if model is not None and model.family in CALLS:
+        return model.family
     if config.model.path == TINYWORLD:
         return _FAMILY_OF_PRESET[TINYWORLD]
     known = pipeline_class(config.model.path, config.model.revision, fetch=False)
@@ -42,13 +49,21 @@ class Snippets:
         model: the name or path of the base model for the reader of the snippet; None: as in `config`.
         dtype: the precision to load in; None: that of training. A fused pipeline is loaded in its own, since a lower
             one would round the LoRA away.
+        record: what the run wrote down of its model.
     """
 
-    def __init__(self, config: Config, model: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: str | None = None,
+        dtype: str | None = None,
+        *,
+        record: ModelRecord | None = None,
+    ) -> None:
         self._config = config
         self._dtype = config.model.dtype if dtype is None else dtype
         self._model = config.model.path if model is None else model
-        self._call = CALLS[family_of_model(config)]
+        self._call = CALLS[family_of_model(config, record)]
 
     def load(self, lora: str, comment: str = "", start: str = START_FILE) -> str:
         """The base model with the LoRA in the folder or file `lora`, and the sampler of training.

@@ -31,6 +31,7 @@ from hero.reward.advantages import foresight, judge_round
 from hero.rollout import RolloutChunk, concatenate, rollout
 from hero.run import RunDirectory
 from hero.run.metrics import round_stats
+from hero.run.model import MODEL_FILE, ModelRecord, read_record
 from hero.run.state import Asked, Learner, labelled_round
 from hero.run.trackers import check_trackers
 from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, UpdateStats
@@ -69,6 +70,7 @@ class Tuner:
         directory = RunDirectory.create(out, config.model_copy(update={"lora": policy.lora}))
         with _unlocked_on_failure(directory):
             self._attach(directory, policy, workers)
+            self._describe_model()
             self.learner.save()
 
     @property
@@ -354,6 +356,8 @@ class Tuner:
             tuner._restore()
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())
+            if settings or read_record(directory.path) is None:
+                tuner._describe_model()
             tuner.learner.publish()
             while not tuner.done and (stored := tuner.store.answer(tuner.round)) is not None:
                 tuner.ask()
@@ -368,6 +372,12 @@ class Tuner:
         self._asked = None
         self._asked_at = time.monotonic()
         self.on_step = ignore
+
+    def _describe_model(self) -> None:
+        """Writes down which model it is, so that it is known again at another place, and in exports without it."""
+        policy, directory = self.policy, self.directory
+        record = ModelRecord.of(directory.config.model, directory.path, policy.pipeline, policy.denoiser)
+        directory.write_text(MODEL_FILE, record.to_json())
 
     def _restore(self) -> None:
         """Loads the newest checkpoint, and the batch that was shown after it if there is one."""

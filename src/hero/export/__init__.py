@@ -102,7 +102,7 @@ _CARD, _PREVIEW, _WEB_UI = ".md", ".preview.png", ".json"
 
 
 def _kohya(result: RunResult, out: Path) -> None:
-    facts = read_model_facts(result.config.model, result.lora.component)
+    facts = read_model_facts(result)
     tensors = kohya_tensors(result.lora.lora, result.lora.rank, facts.family, facts.denoiser)
     tensors |= kohya_encoder_tensors(result.lora.encoders, facts.family)
     write_sorted(tensors, out, kohya_metadata(result, facts, tensors, out.stem))

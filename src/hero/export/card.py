@@ -56,7 +56,7 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
         result=result,
         precision=precision,
         loading=_loading(result, format_, file, path if on_hub else base, precision),
-        drawing=Snippets(config).draw(),
+        drawing=Snippets(config, record=result.model).draw(),
         start=_start(result, format_),
         refined=_refined(result, format_, file, precision),
         others=[name for name in _readers(result, format_) if name != "diffusers"],
@@ -70,7 +70,7 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
 
 def _loading(result: RunResult, format_: str, file: str, model: str, precision: FusedPrecision | None) -> str:
     """Python that loads the export into a plain pipeline; "" where diffusers cannot read its layout."""
-    snippets = Snippets(result.config, model, precision.dtype if precision else None)
+    snippets = Snippets(result.config, model, precision.dtype if precision else None, record=result.model)
     if format_ == "fused":
         return snippets.load_fused(file)
     if format_ == "kohya" and "diffusers" not in _readers(result, format_):
@@ -100,7 +100,7 @@ def _start(result: RunResult, format_: str) -> str:
 
 def _readers(result: RunResult, format_: str) -> tuple[str, ...]:
     """The programs that load this family's LoRA in this layout."""
-    return READERS.get(family_of_model(result.config), {}).get(format_, ())
+    return READERS.get(family_of_model(result.config, result.model), {}).get(format_, ())
 
 
 def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecision | None) -> str:
@@ -109,7 +109,7 @@ def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecisi
         return ""
     with safe_open(result.noise_file, framework="pt") as noise:
         best = sorted(int(key.removeprefix("best.")) for key in noise.keys() if key.startswith("best."))  # noqa: SIM118
-    snippets = Snippets(result.config, dtype=precision.dtype if precision else None)
+    snippets = Snippets(result.config, dtype=precision.dtype if precision else None, record=result.model)
     return snippets.refined(f"{file}/{result.noise_file.name}", best[0]) if best else ""
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hero.config import Config, ModelConfig
+from hero.config import Config
 from hero.errors import ModelError, RunError
+from hero.model_index import is_folder, missing_folder
 from hero.policies.lora_file import LoraFile, read_lora_file, scaled
 from hero.run import Checkpoint
 from hero.run.finished import FinishedRun
+from hero.run.model import ModelRecord
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 
@@ -35,6 +37,7 @@ class RunResult:
         noise_file: None if the run has no refined noise.
         started, date: when the oldest and the newest label were given; None before any, and if a shared store cannot be
             reached.
+        model: which model it was trained on; None in runs that were made before that was written down.
         weight: the factor of its effect that is in `lora` already.
     """
 
@@ -47,6 +50,7 @@ class RunResult:
     noise_file: Path | None
     started: datetime | None
     date: datetime | None
+    model: ModelRecord | None = None
     weight: float = 1.0
 
     @property
@@ -82,6 +86,7 @@ def read_result(path: str | Path) -> RunResult:
         noise_file=run.noise_file,
         started=started,
         date=date,
+        model=run.model,
     )
 
 
@@ -108,12 +113,17 @@ def _read_dates(run: FinishedRun) -> tuple[datetime | None, datetime | None]:
     return (dates[0], dates[-1]) if dates else (None, None)
 
 
-def read_model_facts(config: ModelConfig, component: str) -> ModelFacts:
-    """Reads the configuration files of a model, `component` being its denoiser (`unet` or `transformer`).
+def read_model_facts(result: RunResult) -> ModelFacts:
+    """What the run wrote down of its model, or else what the model's own configuration files say.
 
     Raises:
         ModelError: they cannot be read.
     """
+    if result.model is not None:
+        return ModelFacts(result.model.family, result.model.denoiser, result.model.scheduler)
+    config, component = result.config.model, result.lora.component
+    if is_folder(config.path) and not Path(config.path).expanduser().exists():
+        raise missing_folder(config.path)
     from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 
     source = str(model_path() if config.path == TINYWORLD else Path(config.path).expanduser())

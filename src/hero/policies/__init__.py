@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hero.config import Config, LoraConfig, ModelConfig
 from hero.errors import ModelError, nearest
-from hero.model_index import is_folder
+from hero.model_index import is_folder, missing_folder
 from hero.policies.adapters import Adapter, LoraAdapter
 from hero.policies.conditioning import Conditioning
 from hero.policies.layers import Pooling, channel_statistics
@@ -284,7 +284,10 @@ def _variants_in(folder: Path) -> list[str]:
 def _remedy(config: ModelConfig, looks_local: bool) -> str:
     """What may help where a model cannot be loaded."""
     if not looks_local:
-        return "check the name, the network, --variant and (for gated models) `hf auth login`"
+        return (
+            "check the name, the network, --variant and (for gated models) `hf auth login`; if it was a folder, there "
+            "is none of that name here: `hero resume RUN --set model.path=NEW` says where a run's model is now"
+        )
     variants = _variants_in(Path(config.path).expanduser())
     if config.variant is None and variants:
         return f"its weights are files of a variant: add --variant {variants[0]}"
@@ -322,7 +325,7 @@ def load_pipeline(config: ModelConfig, dtypes: Mapping[str, torch.dtype] | None 
     if looks_local:
         folder = Path(source).expanduser()
         if not folder.exists():
-            raise ModelError(f"there is no model folder {source}")
+            raise missing_folder(source)
         absent = _check_folder(folder)
         source = str(folder)
     else:

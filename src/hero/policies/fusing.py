@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hero.config import ModelConfig
+from hero.model_index import is_folder, missing_folder
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 
@@ -35,10 +36,16 @@ class FusedPrecision:
 
 
 def stored_dtypes(config: ModelConfig) -> dict[str, torch.dtype]:
-    """The dtype of the first weights of each component of a model, from the headers of its files, and `default`."""
+    """The dtype of the first weights of each component of a model, from the headers of its files, and `default`.
+
+    Raises:
+        ModelError: its folder does not exist.
+    """
     from diffusers import DiffusionPipeline
 
     local = Path(model_path() if config.path == TINYWORLD else config.path).expanduser()
+    if not local.exists() and is_folder(config.path):
+        raise missing_folder(config.path)
     if not local.is_dir():
         local = Path(DiffusionPipeline.download(config.path, revision=config.revision, variant=config.variant))
     found = {"default": torch.float32}

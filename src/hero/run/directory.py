@@ -23,6 +23,7 @@ from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.ids import ImageId, round_of
 from hero.run.fixed import check_unchanged
+from hero.run.model import check_same_model, located, placed
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ class RunDirectory:
         """
         cls.check_free(path)
         path = Path(path)
-        start = config.lora.start
+        config, start = placed(config), config.lora.start
         run = cls(path, config if start is None else _starting_from(config, path / START_FILE))
         with _disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -129,13 +130,22 @@ class RunDirectory:
         path = Path(path)
         if not (path / "config.toml").is_file():
             raise RunError(f"there is no run in {path}: it holds no config.toml")
-        begun = load_run_config(path / "config.toml")
+        begun = located(load_run_config(path / "config.toml"), path)
         own = begun if begun.lora.start is None else _starting_from(begun, path / START_FILE)
         if not settings:
             return cls(path, own)
         wanted = load_run_config(path / "config.toml", settings)
+        if "path" in settings.get("model", {}):
+            wanted = placed(wanted)
+            if wanted.model.path != begun.model.path:
+                check_same_model(path, begun.model, wanted.model)
+                begun = begun.model_copy(update={"model": begun.model.model_copy(update={"path": wanted.model.path})})
+        else:
+            wanted = located(wanted, path)
         check_unchanged(begun, wanted)
-        return cls(path, wanted.model_copy(update={"lora": own.lora}))
+        if wanted.lora == begun.lora:
+            wanted = wanted.model_copy(update={"lora": own.lora})
+        return cls(path, wanted)
 
     def lock(self) -> None:
         """Makes this process the only one that may train the run; released when the process ends.

@@ -29,6 +29,7 @@ from hero.run.directory import (
     RunDirectory,
     read_images,
 )
+from hero.run.model import ModelRecord, read_record
 from hero.types import RoundStats
 
 __all__ = ["FinishedRun", "read_json"]
@@ -166,6 +167,11 @@ class FinishedRun:
             except RunError:
                 continue
         return None
+
+    @property
+    def model(self) -> ModelRecord | None:
+        """Which model it was trained on; None in runs that were made before that was written down."""
+        return read_record(self.path)
 
     @property
     def lora_file(self) -> Path:

@@ -19,7 +19,7 @@ FIXED: dict[str, str] = {
     "seed": "features and the order of what is drawn are functions of it",
     "task.name": "the labels so far are of that task",
     "task.prompts": "best and good images are remembered by the prompt's place in this list",
-    "model.path": _LEARNT_ON,
+    "model.path": f"{_LEARNT_ON} (the same one at another place is accepted)",
     "model.revision": _LEARNT_ON,
     "model.variant": _LEARNT_ON,
     "lora.rank": _LORA,
