@@ -135,9 +135,16 @@ class TaskConfig(_Stage):
 class ModelConfig(_Stage):
     """The diffusers pipeline to train."""
 
-    path: str = Field("tinyworld", description="`tinyworld` (bundled), a pipeline folder, or a hub id.")
+    path: str = Field(
+        "tinyworld", description="`tinyworld` (bundled), a pipeline folder, a hub id, or a one-file model."
+    )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     variant: str | None = Field(None, description="Weight variant of the files, e.g. `fp16`.")
+    config: str | None = Field(
+        None,
+        description="For a one-file model: the pipeline folder or hub id with its configuration and tokenizers, and "
+        "with the weights of parts that the file lacks; none: that of the model it was made from, on the hub.",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
         description="Precision of the frozen weights and of sampling; LoRA weights are always fp32.",

@@ -10,7 +10,7 @@ from typing import Any
 
 from hero.calls import CALLS
 from hero.config import Config
-from hero.model_index import pipeline_class
+from hero.model_index import is_single_file, pipeline_class
 from hero.run.directory import START_FILE
 from hero.run.model import ModelRecord
 from hero.tinyworld import NAME as TINYWORLD
@@ -63,7 +63,8 @@ class Snippets:
         self._config = config
         self._dtype = config.model.dtype if dtype is None else dtype
         self._model = config.model.path if model is None else model
-        self._call = CALLS[family_of_model(config, record)]
+        self._family = family_of_model(config, record)
+        self._call = CALLS[self._family]
 
     def load(self, lora: str, comment: str = "", start: str = START_FILE) -> str:
         """The base model with the LoRA in the folder or file `lora`, and the sampler of training.
@@ -82,6 +83,9 @@ class Snippets:
         model = self._config.model
         if model.path == TINYWORLD:
             return self._load("model_path()", "from hero.tinyworld import model_path")
+        if is_single_file(model.path):
+            described = "" if model.config is None else f", config={_text(model.config)}"
+            return self._load(f"{_text(self._model)}{described}", one_file=True)
         hub = (("revision", model.revision), ("variant", model.variant))
         extras = "".join(f", {name}={_text(value)}" for name, value in hub if value is not None)
         return self._load(f"{_text(self._model)}{extras}")
@@ -90,13 +94,19 @@ class Snippets:
         """A pipeline that has the LoRA in its weights, with the sampler of training."""
         return self._load(_text(folder))
 
-    def _load(self, source: str, own_import: str = "") -> str:
+    def load_single_file(self, file: str) -> str:
+        """A one-file model that has the LoRA in its weights, with the sampler of training."""
+        described = self._config.model.config
+        return self._load(_text(file) + ("" if described is None else f", config={_text(described)}"), one_file=True)
+
+    def _load(self, source: str, own_import: str = "", *, one_file: bool = False) -> str:
         dtype = self._dtype
         extras = "" if dtype == "float32" else f", dtype=torch.{dtype}"
-        classes = "DDIMScheduler, DiffusionPipeline" if self._call.ddim else "DiffusionPipeline"
+        kind, method = (self._family, "from_single_file") if one_file else ("DiffusionPipeline", "from_pretrained")
+        classes = f"DDIMScheduler, {kind}" if self._call.ddim else kind
         lines = [f"from diffusers import {classes}", *(["", own_import] if own_import else [])]
         lines = [*(["import torch"] if extras else []), *lines, ""]
-        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({source}{extras})")
+        lines.append(f"pipeline = {kind}.{method}({source}{extras})")
         if self._call.ddim:  # only DDIM's own configuration says that nothing is clipped
             lines.append("pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)")
         return "\n".join(lines)

@@ -23,16 +23,23 @@ class FormatChoice(StrEnum):
     DIFFUSERS = "diffusers"
     KOHYA = "kohya"
     FUSED = "fused"
+    SINGLE_FILE = "single-file"
 
 
 def export(
     run: Run,
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="A folder to make; for kohya a file that ends in .safetensors.")
+        Path,
+        typer.Option(
+            metavar="PATH", help="A folder to make; for kohya and single-file a file that ends in .safetensors."
+        ),
     ],
     format_: Annotated[
         FormatChoice,
-        typer.Option("--format", help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), or a fused pipeline."),
+        typer.Option(
+            "--format",
+            help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), a fused pipeline, or a fused one-file model.",
+        ),
     ] = FormatChoice.DIFFUSERS,
     weight: Annotated[
         float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")

@@ -1,6 +1,6 @@
-"""A run's result as files that other programs load: a LoRA in diffusers' or kohya's layout, or a fused pipeline.
+"""A run's result as files that other programs load: a LoRA in diffusers' or kohya's layout, or a model that has it.
 
-Reads the run directory alone; only `fused` loads the model. Exporting twice gives the same bytes.
+Reads the run directory alone; only `fused` and `single-file` read the model. Exporting twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 
 from hero.errors import ConfigError, RunError, nearest
 from hero.export.kohya import KOHYA_FAMILIES, kohya_encoder_tensors, kohya_tensors
-from hero.export.metadata import kohya_metadata
+from hero.export.metadata import checkpoint_metadata, kohya_metadata
 from hero.export.result import RunResult, read_model_facts, read_result
 from hero.export.web_ui import user_metadata
+from hero.model_index import is_single_file, missing_folder
 from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
 from hero.run.directory import START_FILE
 
@@ -36,7 +37,7 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
     Args:
         run: the run directory.
         format_: see `FORMATS`.
-        out: a folder (`diffusers`, `fused`), new or empty, or a new file that ends in .safetensors (`kohya`).
+        out: a folder (`diffusers`, `fused`), new or empty, or a new file that ends in .safetensors (the others).
         weight: factor of the LoRA's effect, as a LoRA's weight in other programs; 1 is as trained.
 
     Raises:
@@ -51,7 +52,7 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
         raise ConfigError(f"--weight {weight} is not a finite number; 1 is as trained")
     kind, target = FORMATS[format_], Path(os.path.abspath(out))  # of a name even for `.` and `..`
     if kind.is_file and target.suffix != ".safetensors":
-        raise ConfigError(f"--out {out}: a {format_} LoRA is one file that ends in .safetensors")
+        raise ConfigError(f"--out {out}: {format_} is one file that ends in .safetensors")
     _check_free(target, kind, out)
     result = read_result(run)
     encoders = {name: scaled(part, weight) for name, part in result.lora.encoders.items()}
@@ -117,7 +118,10 @@ def _fused(result: RunResult, out: Path) -> FusedPrecision:
     from hero.policies.fusing import fuse, stored_dtypes
 
     pipeline = load_pipeline(result.config.model, stored_dtypes(result.config.model))
-    precision = fuse(getattr(pipeline, result.lora.component), _with_start(result, pipeline), 1.0)
+    denoiser, encoders = _added(result, pipeline)
+    for name, matrices in encoders.items():
+        fuse(getattr(pipeline, name), matrices, 1.0)
+    precision = fuse(getattr(pipeline, result.lora.component), denoiser, 1.0)
     pipeline.save_pretrained(out)
     for weights in out.rglob("*.safetensors"):  # written readable only by their owner
         weights.chmod((out / "model_index.json").stat().st_mode)
@@ -125,33 +129,61 @@ def _fused(result: RunResult, out: Path) -> FusedPrecision:
     return precision
 
 
-def _with_start(result: RunResult, pipeline: Any) -> dict[str, torch.Tensor]:
-    """The LoRA to add to the denoiser, with one that is merged in a single sum; adds its parts to the text encoders."""
-    from hero.policies.fusing import by_name, fuse
-    from hero.policies.lora_start import read_start
+def _single_file(result: RunResult, out: Path) -> FusedPrecision:
+    """The one file that the model came in, with the LoRA added to its weights; the rest of it is as it was."""
+    from hero.policies import load_pipeline
+    from hero.policies.single_file import fuse_file
 
+    path = result.config.model.path
+    if not is_single_file(path):
+        raise ConfigError(
+            f"--format single-file gives back the one file that a model came in, and {path!r} is none; use --format "
+            "fused"
+        )
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise missing_folder(path)
+    facts = read_model_facts(result)
+    # Which of its layers a LoRA of others is on is told by the pipeline.
+    pipeline = load_pipeline(result.config.model) if result.config.lora.start else None
+    denoiser, encoders = _added(result, pipeline)
+    about = checkpoint_metadata(result, facts)
+    return fuse_file(source, out, {"": denoiser, **encoders}, facts.family, facts.denoiser, about)
+
+
+_Matrices = dict[str, torch.Tensor]
+
+
+def _added(result: RunResult, pipeline: Any) -> tuple[_Matrices, dict[str, _Matrices]]:
+    """What to add to the weights of the denoiser, with a LoRA that is merged in the same sum, and of text encoders."""
     settings, lora = result.config.lora, result.lora.lora
     if settings.start is None:
-        return lora
+        return lora, {}
+    from hero.policies.fusing import by_name
+    from hero.policies.lora_start import read_start
+
     start = read_start(Path(settings.start), pipeline, result.lora.component)
-    for name, pairs in start.encoders.items():
-        fuse(getattr(pipeline, name), by_name(pairs), 1.0 if settings.merge_start else result.weight)
+    strength = 1.0 if settings.merge_start else result.weight
+    encoders = {name: scaled(by_name(pairs), strength) for name, pairs in start.encoders.items()}
     if not settings.merge_start:  # it is what was trained on
-        return lora
+        return lora, encoders
     merged = scaled(by_name(start.denoiser), start.ratio)
     axis = {"A": 0, "B": 1}
-    return {
+    both = {
         key: torch.cat([part[key] for part in (merged, lora) if key in part], dim=axis[key.rpartition(".lora_")[2][0]])
         for key in {**merged, **lora}
     }
+    return both, encoders
 
 
 FORMATS: Mapping[str, Format] = {
     "diffusers": Format(_diffusers),
     "kohya": Format(_kohya, beside=(_CARD, _PREVIEW, _WEB_UI)),
     "fused": Format(_fused),
+    "single-file": Format(_single_file, beside=(_CARD,)),
 }
-"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline."""
+"""Name → writer: of pytorch_lora_weights.safetensors, of one file in kohya's layout, of a whole pipeline, of the one
+file that the model came in."""
 
 
 def _copy_noise(result: RunResult, out: Path) -> None:

@@ -21,6 +21,8 @@ __all__ = ["model_card"]
 
 _TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md.j2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WHOLE = ("fused", "single-file")
+"""Formats that need no other model."""
 _OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"}
 _SETS = {
     "base": "base model, fresh noise",
@@ -40,7 +42,7 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
         license="apache-2.0" if path == TINYWORLD else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["text-to-image", "diffusers", *([] if format_ == "fused" else ["lora"]), "hero", "human-feedback"],
+        tags=["text-to-image", "diffusers", *([] if format_ in _WHOLE else ["lora"]), "hero", "human-feedback"],
         model_name=result.name,
         eval_results=_eval_results(result),
         instance_prompt=config.task.prompts[0],
@@ -73,6 +75,8 @@ def _loading(result: RunResult, format_: str, file: str, model: str, precision: 
     snippets = Snippets(result.config, model, precision.dtype if precision else None, record=result.model)
     if format_ == "fused":
         return snippets.load_fused(file)
+    if format_ == "single-file":
+        return snippets.load_single_file(file)
     if format_ == "kohya" and "diffusers" not in _readers(result, format_):
         return ""
     return snippets.load(file, start=f"{file}/{START_FILE}" if format_ == "diffusers" else START_FILE)
@@ -89,7 +93,7 @@ def _start(result: RunResult, format_: str) -> str:
         return (
             f"Training went on from {which}; what is here holds the whole of it. The figures compare with that start."
         )
-    if format_ == "fused":
+    if format_ in _WHOLE:
         return f"It was trained on top of {which}, which is in the weights, too. The figures compare with that start."
     where = f"`{START_FILE}`, which is beside it" if format_ == "diffusers" else f"`{START_FILE}` in the run's folder"
     return (
@@ -105,7 +109,7 @@ def _readers(result: RunResult, format_: str) -> tuple[str, ...]:
 
 def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecision | None) -> str:
     """The recipe for refined noise, for the first prompt that has one; "" where the export has none."""
-    if result.noise_file is None or format_ == "kohya":
+    if result.noise_file is None or format_ in ("kohya", "single-file"):
         return ""
     with safe_open(result.noise_file, framework="pt") as noise:
         best = sorted(int(key.removeprefix("best.")) for key in noise.keys() if key.startswith("best."))  # noqa: SIM118

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from hero.export.result import ModelFacts, RunResult
 
-__all__ = ["description", "is_sd2", "kohya_metadata"]
+__all__ = ["checkpoint_metadata", "description", "is_sd2", "kohya_metadata"]
 
 _THUMBNAIL = 256
 _SD2_TEXT_WIDTH = 1024
@@ -38,6 +38,19 @@ def kohya_metadata(
         "sshs_model_hash": digest,
     }
     return {key: value for key, value in sorted(values.items()) if value is not None}
+
+
+def checkpoint_metadata(result: RunResult, facts: ModelFacts) -> dict[str, str]:
+    """The header of a whole model in one file that has the LoRA in its weights."""
+    values = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _architecture(facts),
+        "modelspec.title": f"{Path(result.config.model.path).stem} with {result.name}",
+        "modelspec.description": description(result),
+        "modelspec.date": result.date.isoformat() if result.date else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _modelspec(result: RunResult, facts: ModelFacts, digest: str) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hero.config import Config, LoraConfig, ModelConfig
 from hero.errors import ModelError, nearest
-from hero.model_index import is_folder, missing_folder
+from hero.model_index import is_folder, is_single_file, missing_folder
 from hero.policies.adapters import Adapter, LoraAdapter
 from hero.policies.conditioning import Conditioning
 from hero.policies.layers import Pooling, channel_statistics
@@ -320,6 +320,14 @@ def load_pipeline(config: ModelConfig, dtypes: Mapping[str, torch.dtype] | None 
     from diffusers import DiffusionPipeline
 
     source = str(model_path()) if config.path == TINYWORLD else config.path
+    if is_single_file(source):
+        from hero.policies.single_file import load_single_file
+
+        pipeline = load_single_file(config, dtypes["default"] if dtypes else getattr(torch, config.dtype))
+        _check_tokenizers(pipeline)
+        return pipeline
+    if config.config is not None:
+        raise ModelError(f"model.config is for one-file models, and {config.path!r} is none; leave it out")
     looks_local = is_folder(source)
     absent: dict[str, Any] = {}
     if looks_local:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,20 @@ from typing import Any
 import torch
 
 from hero.config import ModelConfig
-from hero.model_index import is_folder, missing_folder
+from hero.model_index import is_folder, missing_folder, read_header
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 
-__all__ = ["FusedPrecision", "by_name", "fuse", "stored_dtypes"]
+__all__ = ["DTYPES", "FusedPrecision", "FusedSums", "by_name", "fuse", "stored_dtypes"]
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""The floating-point types of safetensors files, by their names there."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +53,17 @@ def stored_dtypes(config: ModelConfig) -> dict[str, torch.dtype]:
     local = Path(model_path() if config.path == TINYWORLD else config.path).expanduser()
     if not local.exists() and is_folder(config.path):
         raise missing_folder(config.path)
+    if local.is_file():
+        found = Counter(about["dtype"] for name, about in read_header(local).items() if name != "__metadata__")
+        return {"default": next((DTYPES[kind] for kind, _ in found.most_common() if kind in DTYPES), torch.float32)}
     if not local.is_dir():
         local = Path(DiffusionPipeline.download(config.path, revision=config.revision, variant=config.variant))
-    found = {"default": torch.float32}
+    dtypes = {"default": torch.float32}
     for file in sorted(local.glob("*/*.safetensors")):
-        with file.open("rb") as data:
-            header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
-        kinds = [value["dtype"] for name, value in header.items() if name != "__metadata__"]
-        if floats := [_DTYPES[kind] for kind in kinds if kind in _DTYPES]:
-            found[file.parent.name] = floats[0]
-    return found
+        kinds = [value["dtype"] for name, value in read_header(file).items() if name != "__metadata__"]
+        if floats := [DTYPES[kind] for kind in kinds if kind in DTYPES]:
+            dtypes[file.parent.name] = floats[0]
+    return dtypes
 
 
 def by_name(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -67,6 +75,29 @@ def by_name(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str,
     }
 
 
+class FusedSums:
+    """Sums of weights and what is added to them, and what storing them costs."""
+
+    def __init__(self) -> None:
+        self._changed = self._unchanged = 0
+        self._lost = self._asked = 0.0
+
+    def add(self, weight: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        """weight + delta, summed in fp32, in the dtype of `weight`; any shape, `delta` fp32."""
+        exact = weight.float() + delta
+        stored = exact.to(weight.dtype)
+        self._changed += int((delta != 0).sum())
+        self._unchanged += int(((stored.float() == weight.float()) & (delta != 0)).sum())
+        self._lost += float((stored.float() - exact).square().sum())
+        self._asked += float(delta.square().sum())
+        return stored
+
+    def precision(self, dtype: torch.dtype) -> FusedPrecision:
+        """What it cost; `dtype` is that of the weights."""
+        lost = (self._lost / self._asked) ** 0.5 if self._asked else 0.0
+        return FusedPrecision(str(dtype).removeprefix("torch."), self._unchanged / max(1, self._changed), lost)
+
+
 @torch.no_grad()
 def fuse(denoiser: Any, lora: Mapping[str, torch.Tensor], scale: float) -> FusedPrecision:
     """Adds scale·B·A to each weight of `denoiser` that `lora` has matrices for; sums are in fp32.
@@ -74,18 +105,9 @@ def fuse(denoiser: Any, lora: Mapping[str, torch.Tensor], scale: float) -> Fused
     Args:
         lora: `<layer>.lora_A.weight` (r, in, ...) and `<layer>.lora_B.weight` (out, r, ...).
     """
-    changed = unchanged = 0
-    lost = asked = 0.0
+    sums = FusedSums()
     for name in sorted(key.removesuffix(".lora_A.weight") for key in lora if key.endswith(".lora_A.weight")):
         weight = denoiser.get_submodule(name).weight
         down, up = (lora[f"{name}.lora_{side}.weight"].float().flatten(1) for side in "AB")
-        delta = scale * (up @ down).view(weight.shape)
-        exact = weight.float() + delta
-        stored = exact.to(weight.dtype)
-        changed += int((delta != 0).sum())
-        unchanged += int(((stored == weight) & (delta != 0)).sum())
-        lost += float((stored.float() - exact).square().sum())
-        asked += float(delta.square().sum())
-        weight.copy_(stored)
-    dtype = str(denoiser.dtype).removeprefix("torch.")
-    return FusedPrecision(dtype, unchanged / max(1, changed), (lost / asked) ** 0.5 if asked else 0.0)
+        weight.copy_(sums.add(weight, scale * (up @ down).view(weight.shape)))
+    return sums.precision(denoiser.dtype)

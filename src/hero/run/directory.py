@@ -135,11 +135,11 @@ class RunDirectory:
         if not settings:
             return cls(path, own)
         wanted = load_run_config(path / "config.toml", settings)
-        if "path" in settings.get("model", {}):
+        if {"path", "config"} & settings.get("model", {}).keys():
             wanted = placed(wanted)
-            if wanted.model.path != begun.model.path:
+            if _places(wanted) != _places(begun):
                 check_same_model(path, begun.model, wanted.model)
-                begun = begun.model_copy(update={"model": begun.model.model_copy(update={"path": wanted.model.path})})
+                begun = begun.model_copy(update={"model": begun.model.model_copy(update=_places(wanted))})
         else:
             wanted = located(wanted, path)
         check_unchanged(begun, wanted)
@@ -336,6 +336,11 @@ def _from_format_1(
         noises = {key.replace(".", "_noise."): value for key, value in tensors["noise"].items()}
         tensors |= {"memory": {**tensors["memory"], **noises}, "noise": {}, "reward": tensors.pop("representation")}
     return {"kinds": {}, **state}, tensors
+
+
+def _places(config: Config) -> dict[str, str | None]:
+    """Where the model's files are."""
+    return {"path": config.model.path, "config": config.model.config}
 
 
 def _starting_from(config: Config, file: Path) -> Config:

@@ -20,6 +20,7 @@ FIXED: dict[str, str] = {
     "task.name": "the labels so far are of that task",
     "task.prompts": "best and good images are remembered by the prompt's place in this list",
     "model.path": f"{_LEARNT_ON} (the same one at another place is accepted)",
+    "model.config": f"{_LEARNT_ON} (the same files at another place are accepted)",
     "model.revision": _LEARNT_ON,
     "model.variant": _LEARNT_ON,
     "lora.rank": _LORA,

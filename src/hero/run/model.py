@@ -16,7 +16,7 @@ from typing import Any
 
 from hero.config import Config, ModelConfig
 from hero.errors import ConfigError, RunError
-from hero.model_index import is_folder
+from hero.model_index import is_folder, read_header
 from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["MODEL_FILE", "ModelRecord", "check_same_model", "fingerprint", "located", "placed", "read_record"]
@@ -83,9 +83,11 @@ def read_record(run: Path) -> ModelRecord | None:
 
 def placed(config: Config) -> Config:
     """`config` with absolute paths of the model's files, so that it means the same from every folder."""
-    model, changed = config.model, {}
+    model, changed = config.model, dict[str, str]()
     if model.path != TINYWORLD and is_folder(model.path):
         changed["path"] = os.path.abspath(Path(model.path).expanduser())
+    if model.config is not None and is_folder(model.config):
+        changed["config"] = os.path.abspath(Path(model.config).expanduser())
     return config.model_copy(update={"model": model.model_copy(update=changed)}) if changed else config
 
 
@@ -114,7 +116,8 @@ def check_same_model(run: Path, begun: ModelConfig, wanted: ModelConfig) -> None
     if TINYWORLD in (begun.path, wanted.path) or (known is not None and known != found):
         raise ConfigError(
             f"model.path cannot change once a run has begun (it is {begun.path!r}): what was learnt belongs to that "
-            f"model, and {wanted.path!r} is another model, its weights are not the same; start a new run with `hero train`"
+            f"model, and {wanted.path!r} is another model, its weights are not the same; start a new run with "
+            "`hero train`"
         )
 
 
@@ -134,6 +137,8 @@ def fingerprint(config: ModelConfig) -> str | None:
         return None
     digest = hashlib.sha256()
     entries = [entry for file in files for entry in _entries(file, file.relative_to(root).parent.as_posix())]
+    if place.is_file() and config.config is not None and is_folder(config.config):
+        entries += _described(Path(config.config).expanduser())
     for entry in sorted(entries):
         digest.update(entry)
     return digest.hexdigest()
@@ -163,6 +168,14 @@ def _chosen(place: Path, variant: str | None) -> list[Path]:
     return (of_variant if variant else plain) or found
 
 
+def _described(folder: Path) -> list[bytes]:
+    """What of the folder that a one-file model is described by counts: its small files, and its text encoders."""
+    small = [file for ending in ("json", "txt", "model", "jinja") for file in folder.rglob(f"*.{ending}")]
+    lines = [_line(f.relative_to(folder).parent.as_posix(), f.name, f.stat().st_size, f.read_bytes()) for f in small]
+    encoders = sorted(folder.glob("text_encoder*/*.safetensors"))
+    return lines + [entry for file in encoders for entry in _entries(file, file.relative_to(folder).parent.as_posix())]
+
+
 def _entries(file: Path, component: str) -> Iterator[bytes]:
     """What a fingerprint is made of: a line for each tensor."""
     with file.open("rb") as data:
@@ -172,12 +185,11 @@ def _entries(file: Path, component: str) -> Iterator[bytes]:
             data.seek(max(0, size - 2**20))
             yield _line(component, file.name, size, first + data.read())
             return
-        length = int.from_bytes(data.read(8), "little")
-        header = json.loads(data.read(length))
-        for name, about in header.items():
+        for name, about in read_header(file).items():
             if name != "__metadata__":
                 begin, end = about["data_offsets"]
-                data.seek(8 + length + begin)
+                data.seek(0)
+                data.seek(8 + int.from_bytes(data.read(8), "little") + begin)
                 yield _line(component, name, [about["dtype"], about["shape"]], data.read(min(end - begin, _BEGINNING)))
 
 

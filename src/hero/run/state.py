@@ -344,7 +344,7 @@ def _drawn_with(config: Config) -> dict[str, Any]:
 
 
 _NOT_IN_PICTURES = {
-    "model": ("path", "device", "threads", "gradient_checkpointing", "offload", "vae_slicing"),
+    "model": ("path", "config", "device", "threads", "gradient_checkpointing", "offload", "vae_slicing"),
     "sampling": ("micro_batch",),
     "lora": ("start",),
 }
