@@ -31,6 +31,7 @@ __all__ = [
     "NoiseConfig",
     "PracticeConfig",
     "RewardConfig",
+    "RunConfig",
     "SamplingConfig",
     "SelectionConfig",
     "TaskConfig",
@@ -440,6 +441,17 @@ class TrackingConfig(_Stage):
     images: int = Field(64, ge=0, description="Images in the grid that is logged each round; 0: no grid.")
 
 
+class RunConfig(_Stage):
+    """What is kept of a run."""
+
+    keep_loras: int = Field(
+        0,
+        ge=0,
+        description="Every so many rounds what was learnt by then is kept for good, so that its LoRA can be evaluated "
+        "and exported, and the run can go on from there; 0: only the newest rounds are.",
+    )
+
+
 class Config(_Stage):
     """A whole run. `hero train` writes it, fully resolved, to config.toml."""
 
@@ -459,6 +471,7 @@ class Config(_Stage):
     practice: PracticeConfig = Field(default_factory=PracticeConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)
 
     @model_validator(mode="after")

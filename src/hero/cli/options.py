@@ -23,6 +23,7 @@ __all__ = [
     "Publish",
     "PublishKeep",
     "Revision",
+    "Round",
     "Run",
     "Settings",
     "Token",
@@ -58,6 +59,10 @@ MergeLora = Annotated[
 ]
 Token = Annotated[
     str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process only; it is never stored.")
+]
+Round = Annotated[
+    int | None,
+    typer.Option("--round", metavar="N", min=1, help="The run as it was after round N; default: the newest."),
 ]
 Host = Annotated[
     str,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import Group, interruptible
-from hero.cli.options import Run, Settings
+from hero.cli.options import Round, Run, Settings
 from hero.config import load_run_config, parse_assignments
 from hero.console import quiet_libraries, say
 
@@ -44,6 +44,7 @@ def export(
     weight: Annotated[
         float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")
     ] = 1.0,
+    round_: Round = None,
 ) -> None:
     """Write what a run has learnt for other programs, with a model card."""
     from hero.run import RunDirectory
@@ -52,7 +53,7 @@ def export(
     quiet_libraries()
     from hero.export import export as write
 
-    say(Console(), str(write(run, format_.value, out, weight=weight)))
+    say(Console(), str(write(run, format_.value, out, weight=weight, round_=round_)))
 
 
 feedback_app = typer.Typer(

@@ -23,7 +23,8 @@ from hero.export.result import RunResult, read_model_facts, read_result
 from hero.export.web_ui import user_metadata
 from hero.model_index import is_single_file, missing_folder
 from hero.policies.lora_file import LORA_NAME, scaled, write_lora_file, write_sorted
-from hero.run.directory import START_FILE
+from hero.run.directory import NOISE_FILE, START_FILE
+from hero.run.finished import FinishedRun
 
 if TYPE_CHECKING:
     from hero.policies.fusing import FusedPrecision
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "KOHYA_FAMILIES", "Format", "export"]
 
 
-def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.0) -> Path:
+def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.0, round_: int | None = None) -> Path:
     """Writes the run's result as `format_`, with its model card; returns `out`. Overwrites nothing.
 
     Args:
@@ -39,6 +40,7 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
         format_: see `FORMATS`.
         out: a folder (`diffusers`, `fused`), new or empty, or a new file that ends in .safetensors (the others).
         weight: factor of the LoRA's effect, as a LoRA's weight in other programs; 1 is as trained.
+        round_: the result as it was after that round, if it is kept; None: the newest.
 
     Raises:
         ConfigError: an unknown format or a weight that is not a finite number, or a format that has no names for the
@@ -54,13 +56,18 @@ def export(run: str | Path, format_: str, out: str | Path, *, weight: float = 1.
     if kind.is_file and target.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: {format_} is one file that ends in .safetensors")
     _check_free(target, kind, out)
-    result = read_result(run)
+    result = read_result(run, round_)
     encoders = {name: scaled(part, weight) for name, part in result.lora.encoders.items()}
     lora = replace(result.lora, lora=scaled(result.lora.lora, weight), encoders=encoders)
     result = replace(result, lora=lora, weight=weight)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside,
+            tempfile.TemporaryDirectory() as earlier,
+        ):
+            if round_ is not None:
+                result = replace(result, noise_file=_noise_after(run, round_, Path(earlier)))
             made = Path(beside) / target.name
             if not kind.is_file:
                 made.mkdir()
@@ -149,6 +156,18 @@ def _single_file(result: RunResult, out: Path) -> FusedPrecision:
     denoiser, encoders = _added(result, pipeline)
     about = checkpoint_metadata(result, facts)
     return fuse_file(source, out, {"": denoiser, **encoders}, facts.family, facts.denoiser, about)
+
+
+def _noise_after(run: str | Path, round_: int, folder: Path) -> Path | None:
+    """A file in `folder` with the refined noise as it was after `round_`; None if there was none."""
+    from hero.run.state import restored_noise
+
+    finished = FinishedRun(run, round_=round_)
+    noise = restored_noise(finished.config, finished.checkpoint())
+    if noise is None:
+        return None
+    noise.save(folder / NOISE_FILE)
+    return folder / NOISE_FILE
 
 
 _Matrices = dict[str, torch.Tensor]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,14 @@ class ModelFacts:
     scheduler: Mapping[str, Any]
 
 
-def read_result(path: str | Path) -> RunResult:
-    """The result of the run in `path`.
+def read_result(path: str | Path, round_: int | None = None) -> RunResult:
+    """The result of the run in `path`, as it is or as it was after round `round_`; then without refined noise.
 
     Raises:
-        RunError: there is no run or nothing to export yet, or its LoRA file is missing or older than its checkpoint.
+        RunError: there is no run or nothing to export yet, its LoRA file is missing or older than its checkpoint, or
+            that round is not kept.
     """
-    run = FinishedRun(path)
+    run = FinishedRun(path, round_=round_)
     started, date = _read_dates(run)
     return RunResult(
         name=run.name,
@@ -83,7 +84,7 @@ def read_result(path: str | Path) -> RunResult:
         history=[stats.to_dict() for stats in run.history],
         evaluation=run.current_evaluation,
         best=run.best_image,
-        noise_file=run.noise_file,
+        noise_file=run.noise_file if round_ is None else None,
         started=started,
         date=date,
         model=run.model,
@@ -97,6 +98,8 @@ def _read_lora(run: FinishedRun, checkpoint: Checkpoint) -> LoraFile:
     except RunError as error:
         raise RunError(f"{error}; {remedy}") from None
     told = scaled(checkpoint.tensors["lora"], run.config.lora.alpha / run.config.lora.rank)
+    if run.round is not None:  # the file is that of the newest round; what it says of its layers holds for all
+        return replace(found, lora=told)
     if found.lora.keys() != told.keys() or not all(torch.equal(found.lora[key], told[key]) for key in told):
         raise RunError(f"{run.lora_file} is older than the newest checkpoint; {remedy}")
     return found

@@ -251,8 +251,8 @@ class RunDirectory:
             raise RunError(f"cannot read {path}: {error}") from None
 
     def save_checkpoint(self, round_: int, kind: CheckpointKind, state: Mapping[str, Any], tensors: Tensors) -> None:
-        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints, and parts of
-        rounds that are finished.
+        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints and those
+        that `run.keep_loras` keeps, and parts of rounds that are finished.
 
         Raises:
             RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
@@ -278,8 +278,20 @@ class RunDirectory:
             _flush(folder)
         parts = [f for f in self._checkpoint_folders() if f.name.endswith("-part")]
         whole = [f for f in self._checkpoint_folders() if f not in parts]
-        for old in [*whole[:-_KEEP], *(part for part in parts if kind != "part" or part.name != name)]:
+        old_ones = [folder for folder in whole[:-_KEEP] if not self._is_kept(folder)]
+        for old in [*old_ones, *(part for part in parts if kind != "part" or part.name != name)]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _is_kept(self, folder: Path) -> bool:
+        """Whether it is what was learnt up to a round that `run.keep_loras` keeps."""
+        every, (number, _, kind) = self.config.run.keep_loras, folder.name.partition("-")
+        return every > 0 and kind == "told" and int(number) > 0 and int(number) % every == 0
+
+    @property
+    def told_rounds(self) -> list[int]:
+        """Finished rounds of which everything that was learnt by then is still there, ascending."""
+        names = [folder.name.partition("-") for folder in self._checkpoint_folders()]
+        return [int(number) for number, _, kind in names if kind == "told" and int(number) > 0]
 
     def _checkpoint_folders(self) -> list[Path]:
         folder = self.path / "checkpoints"
@@ -297,13 +309,15 @@ class RunDirectory:
 
         return self._newest_checkpoint(kind, round_, load_file)
 
-    def load_state(self, kind: CheckpointKind) -> dict[str, Any] | None:
-        """`state` of the newest checkpoint of `kind`, without its tensors and without torch; None where there is none.
+    def load_state(self, kind: CheckpointKind, round_: int | None = None) -> dict[str, Any] | None:
+        """`state` of the newest checkpoint of `kind` (and of `round_`), without its tensors and without torch.
+
+        None where there is none.
 
         Raises:
             RunError: as for `load_checkpoint`.
         """
-        newest = self._newest_checkpoint(kind, None, lambda _: {})
+        newest = self._newest_checkpoint(kind, round_, lambda _: {})
         return None if newest is None else newest.state
 
     def _newest_checkpoint(

@@ -22,7 +22,7 @@ from hero.errors import ConfigError, ModelError, RunError
 from hero.features import extract
 from hero.ids import image_id, index_of
 from hero.memory import Memory
-from hero.noise import make_noise
+from hero.noise import InitialNoise, make_noise
 from hero.policies import Conditioning, Policy, load_policy
 from hero.reward import Reward, RewardContext, make_reward
 from hero.rollout import draw_micro_batch
@@ -33,7 +33,7 @@ from hero.selection import make_selector
 from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
 from hero.update import Update, make_update
 
-__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered", "restored_reward"]
+__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered", "restored_noise", "restored_reward"]
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,15 @@ def restored_reward(
     if _same_kind("reward", config, told):
         reward.load_state_dict(told.tensors["reward"])
     return reward
+
+
+def restored_noise(config: Config, told: Checkpoint) -> InitialNoise | None:
+    """The refined initial noise as of a checkpoint; None where the method has none or no best image was known yet."""
+    memory, noise = Memory(), make_noise(config.noise, config.task.prompts)
+    memory.load(*remembered(told))
+    noise.load_state_dict(told.tensors["noise"])
+    noise.refit(memory)
+    return noise if noise.fitted else None
 
 
 def _same_kind(stage: str, config: Config, told: Checkpoint) -> bool:
