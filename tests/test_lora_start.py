@@ -330,7 +330,8 @@ def test_a_run_needs_the_file_once_and_its_exports_have_the_whole(
 def test_layers_of_lower_rank_are_padded_and_learn_like_the_others(place: Path, tmp_path: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(place / "flux")
     layers = {"proj_out": (1, 3.0), "single_transformer_blocks.0.proj_out": (3, 3.0), "x_embedder": (2, 1.0)}
-    tensors, wanted = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    wanted: dict[str, torch.Tensor] = {}
     for layer, (rank, alpha) in layers.items():
         weight = pipeline.transformer.get_submodule(layer).weight
         down, up = torch.randn(rank, weight.shape[1]), torch.randn(len(weight), rank)

@@ -122,6 +122,12 @@ class TaskConfig(_Stage):
 
     name: str = Field("custom", description="Name of a built-in task (`hero tasks`), or `custom`.")
     prompts: tuple[str, ...] = Field((), description="Prompts to train on; images are shared out evenly.")
+    prompts_per_round: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts of one round, of which each then has its share of the images; they are taken in turn, in "
+        "an order that is a function of the seed. None: every round has all.",
+    )
     criterion: str = Field("", description="What makes an image good, in words; shown to evaluators.")
 
     @model_validator(mode="after")
@@ -226,6 +232,17 @@ class SamplingConfig(_Stage):
         ge=1,
         description="FLUX.1: scale of classifier-free guidance on top of the one that is its input; 1 means off.",
     )
+    negative_prompt: str = Field(
+        "",
+        description="What classifier-free guidance leads away from, in place of the empty prompt; not for FLUX.2 "
+        "klein.",
+    )
+    clip_skip: int | None = Field(
+        None,
+        ge=1,
+        description="Last layers of CLIP that are left out of the prompt's embeddings, as diffusers counts them: 1 is "
+        "what other programs call 2; none: as the model was trained. For Stable Diffusion, SDXL, Stable Diffusion 3.",
+    )
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
     images_per_round: int = Field(64, ge=1, le=LARGEST + 1, description="Images shown in a round.")
@@ -234,6 +251,12 @@ class SamplingConfig(_Stage):
         ge=1,
         description="Images denoised together; they are shown as soon as they are drawn. Halved when memory runs out.",
     )
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What an evaluation depends on, as JSON has it; settings of later versions only where they are used."""
+        always = self.model_dump(include={"num_steps", "eta", "guidance_scale"})
+        return {**always, **self.model_dump(include={"negative_prompt", "clip_skip"}, exclude_defaults=True)}
 
 
 class NoiseConfig(_StageOfKinds):
@@ -501,8 +524,11 @@ class Config(_Stage):
             raise ValueError(
                 f"selection.drawn is {self.drawn}, but selection.kind {self.selection.kind!r} shows every drawn image"
             )
-        if self.sampling.images_per_round < len(self.task.prompts):
-            raise ValueError("sampling.images_per_round is smaller than the number of prompts")
+        if self.sampling.images_per_round < min(len(self.task.prompts), self.task.prompts_per_round or LARGEST):
+            raise ValueError(
+                "sampling.images_per_round is smaller than the number of prompts; with task.prompts_per_round each "
+                "round has a share of them"
+            )
         if self.distributed.shard and self.model.compile:
             raise ValueError("distributed.shard cannot be combined with model.compile; turn one of them off")
         if self.distributed.shard and ":" in self.model.device:

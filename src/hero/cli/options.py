@@ -31,6 +31,7 @@ __all__ = [
     "hub_settings",
     "lora_settings",
     "not_empty",
+    "prompts_in",
 ]
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
@@ -102,6 +103,22 @@ def lora_settings(file: str | None, merged: bool) -> dict[str, Any]:
     if merged and file is None:
         raise ConfigError("--merge-lora: there is nothing to merge; give --lora FILE")
     return {} if file is None else {"lora": {"start": os.path.abspath(Path(file).expanduser()), "merge_start": merged}}
+
+
+def prompts_in(file: Path) -> list[str]:
+    """The prompts in a text file, one a line; empty lines do not count.
+
+    Raises:
+        ConfigError: it cannot be read, or holds none.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {file}: cannot be read: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"--prompts {file}: it holds no prompt; write one on each line")
+    return prompts
 
 
 def not_empty(prompts: list[str] | None) -> list[str] | None:

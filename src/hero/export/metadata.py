@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from hero.export.result import ModelFacts, RunResult
+from hero.turns import prompt_indices
 
 __all__ = ["checkpoint_metadata", "description", "is_sd2", "kohya_metadata"]
 
@@ -80,7 +82,7 @@ def _ss(result: RunResult, facts: ModelFacts, name: str) -> dict[str, str | None
     config, best = result.config, result.best
     rank = str(result.lora.rank)  # and alpha
     convolutions = any(tensor.ndim == 4 and tensor.shape[-1] > 1 for tensor in result.lora.lora.values())
-    counts = dict.fromkeys(config.task.prompts, result.labels // len(config.task.prompts))
+    counts = _labels_by_prompt(result)
     images = {"n_repeats": 1, "img_count": result.labels}
     bucket = {"resolution": best.size, "count": result.labels} if best else None
     return {
@@ -107,6 +109,16 @@ def _ss(result: RunResult, facts: ModelFacts, name: str) -> dict[str, str | None
         "training_started_at": f"{result.started.timestamp():.0f}" if result.started else None,
         "training_finished_at": f"{result.date.timestamp():.0f}" if result.date else None,
     }
+
+
+def _labels_by_prompt(result: RunResult) -> dict[str, int]:
+    """How many labels each prompt had; an equal share where every round has all prompts."""
+    config = result.config
+    if config.task.prompts_per_round is None:
+        return dict.fromkeys(config.task.prompts, result.labels // len(config.task.prompts))
+    drawn = [k for line in result.history for k in prompt_indices(config, line["round"], line["images"])]
+    counts = Counter(config.task.prompts[k] for k in drawn)
+    return {prompt: counts[prompt] for prompt in config.task.prompts}
 
 
 _OPTIMIZER = {"adamw": "torch.optim.adamw.AdamW", "adamw-8bit": "bitsandbytes.optim.adamw.AdamW8bit"}

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.distributed.device_mesh import DeviceMesh
 
-from hero.config import Config, LoraConfig, ModelConfig
+from hero.config import Config, LoraConfig, ModelConfig, SamplingConfig
 from hero.errors import ModelError
 from hero.policies.adapters import Adapter, LoraAdapter, add_adapter, blend, lora_parameters, peft_name, switch
 from hero.policies.conditioning import Conditioning
@@ -49,6 +49,7 @@ class PipelinePolicy:
                 f"sampling.true_cfg_scale is for guidance-distilled models; {type(pipeline).__name__} is guided by "
                 "sampling.guidance_scale"
             )
+        _check_prompting(pipeline, family, config.sampling)
         _check_channels(pipeline, family)
         check_noise_left(family.steps)
         self.pipeline = pipeline
@@ -70,6 +71,7 @@ class PipelinePolicy:
                 _move(module.requires_grad_(False), _CPU if name in self._offload else device)
         self._sharded = mesh is not None
         self.lora = config.lora
+        self._negative = config.sampling.negative_prompt
         start = self._begin_with(config.lora)
         if mesh is None:
             _move(self.denoiser, device)
@@ -142,7 +144,8 @@ class PipelinePolicy:
             return self.family.encode(list(prompts))
 
     def cut(self, prompts: Sequence[str]) -> list[CutPrompt]:
-        return cut_prompts(self.pipeline, self.family.token_limits(), prompts)
+        negative = [self._negative] if self._negative else []
+        return cut_prompts(self.pipeline, self.family.token_limits(), [*prompts, *negative])
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
         steps = steps.to(self.device)
@@ -265,6 +268,23 @@ class PipelinePolicy:
 
     def save_lora(self, folder: Path) -> Path:
         return save_lora(self.denoiser, folder, self._encoders)
+
+
+def _check_prompting(pipeline: Any, family: Family, sampling: SamplingConfig) -> None:
+    """Raises ModelError if a setting about prompts would have no effect."""
+    name, takes = type(pipeline).__name__, getattr(family, "takes", ())
+    if sampling.clip_skip is not None and "clip_skip" not in takes:
+        raise ModelError(f"sampling.clip_skip is for models with CLIP embeddings, and {name} has none; leave it out")
+    if not sampling.negative_prompt:
+        return
+    if "negative_prompt" not in takes:
+        raise ModelError(f"sampling.negative_prompt: {name} takes no negative prompt; leave it out")
+    if family.guidance is None:
+        scale = "true_cfg_scale" if family.true_cfg else "guidance_scale"
+        raise ModelError(
+            f"sampling.negative_prompt has no effect on {name} without classifier-free guidance; raise "
+            f"sampling.{scale} (it is {getattr(sampling, scale):g}), or leave it out"
+        )
 
 
 def _check_channels(pipeline: Any, family: Family) -> None:

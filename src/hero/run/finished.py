@@ -122,7 +122,7 @@ class FinishedRun:
 
     def is_current(self, evaluation: dict[str, Any]) -> bool:
         """Whether `evaluation` is of the run as it is now: as many labels, the same sampler, seed and so on."""
-        sampler = self.config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"})
+        sampler = self.config.sampling.sampler
         details = evaluation.get("details", {})
         return (
             evaluation.get("labels") == self.labels

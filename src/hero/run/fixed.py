@@ -19,6 +19,7 @@ FIXED: dict[str, str] = {
     "seed": "features and the order of what is drawn are functions of it",
     "task.name": "the labels so far are of that task",
     "task.prompts": "best and good images are remembered by the prompt's place in this list",
+    "task.prompts_per_round": "which prompt an image was drawn for is a function of it",
     "model.path": f"{_LEARNT_ON} (the same one at another place is accepted)",
     "model.config": f"{_LEARNT_ON} (the same files at another place are accepted)",
     "model.revision": _LEARNT_ON,

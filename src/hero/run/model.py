@@ -52,8 +52,13 @@ class ModelRecord:
         if config.path != TINYWORLD and is_folder(config.path):
             relative = os.path.relpath(config.path, run.absolute())
             beside = relative if Path(relative).parts.count("..") <= _UPWARDS else None
-        described = [_plain(part.config) for part in (denoiser, pipeline.scheduler)]
-        return cls(type(pipeline).__name__, *described, beside, fingerprint(config))
+        return cls(
+            type(pipeline).__name__,
+            _plain(denoiser.config),
+            _plain(pipeline.scheduler.config),
+            beside,
+            fingerprint(config),
+        )
 
     def to_json(self) -> str:
         """The text of its file."""

@@ -30,6 +30,7 @@ from hero.run import Checkpoint, RunDirectory
 from hero.run.directory import CUT_FILE, NOISE_FILE
 from hero.run.trackers import Trackers
 from hero.selection import make_selector
+from hero.turns import round_prompts
 from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
 from hero.update import Update, make_update
 
@@ -94,6 +95,11 @@ class Learner:
             with suppress(RunError):  # somebody may have deleted its round; what was learnt from it is kept
                 found.append(BestImage(best, self.directory.read_image(best), prompts[k]))
         return tuple(found)
+
+    def best_of(self, round_: int) -> tuple[BestImage, ...]:
+        """Those of `best` whose prompts the round has."""
+        asked = {self.config.task.prompts[k] for k in round_prompts(self.config, round_)}
+        return tuple(best for best in self.best if best.prompt in asked)
 
     def save(self) -> None:
         """Writes the checkpoint of the newest finished round.
@@ -227,7 +233,7 @@ class Learner:
             images = tuple(self.directory.read_image(i) for i in ids)
         except RunError:
             return None
-        batch = ImageBatch(round_, ids, images, prompts, self.best, self.config.task.criterion)
+        batch = ImageBatch(round_, ids, images, prompts, self.best_of(round_), self.config.task.criterion)
         return Asked(batch, trajectory, stored.state["seconds"])
 
     def labelled(self, round_: int, feedback: Feedback) -> Labelled | None:
@@ -338,7 +344,7 @@ def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
         "selection": SelectionConfig(),
     }
     later = {name: {**stage.model_dump(mode="json"), **given.get(name, {})} for name, stage in stages.items()}
-    return _without_places({**given, **later})
+    return _without_places({"prompts_per_round": None, **given, **later})
 
 
 def _learns_with(config: Config) -> dict[str, Any]:
@@ -349,7 +355,8 @@ def _learns_with(config: Config) -> dict[str, Any]:
 def _drawn_with(config: Config) -> dict[str, Any]:
     """The settings that images and log-probabilities depend on."""
     chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise", "selection"})
-    return _without_places({**chosen, "prompts": list(config.task.prompts)})
+    task = {"prompts": list(config.task.prompts), "prompts_per_round": config.task.prompts_per_round}
+    return _without_places({**chosen, **task})
 
 
 _NOT_IN_PICTURES = {
