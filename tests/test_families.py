@@ -17,8 +17,10 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from conftest import randomise_lora
 from hero import Feedback, ImageBatch
 from hero.bench.miniatures import MINIATURES, save_miniature
+from hero.calls import CALLS
 from hero.config import Config, UpdateConfig, merge
 from hero.errors import ModelError
+from hero.methods import configure
 from hero.noise import StandardNoise
 from hero.policies import FAMILIES, Policy, family_of, load_policy
 from hero.policies.family import later_blocks, pack, unpack
@@ -131,6 +133,58 @@ def test_it_is_under_other_kinds_of_guidance_too(
     assert (trajectory.final_latents - latents).abs().max() <= 1e-4
     usual = draw(policy_of(name, **DETERMINISTIC))
     assert (trajectory.final_latents - usual.final_latents).abs().max() > 1e-4  # guidance matters
+
+
+def prompted(name: str) -> dict[str, Any]:
+    """A negative prompt and, where there is a CLIP whose layers can be left out, that; with guidance."""
+    clip = {"clip_skip": 1} if "clip_skip" in family_of(type(MINIATURES[name]()).__name__).takes else {}
+    return merge(DETERMINISTIC, {"sampling": {"negative_prompt": "a person", "true_cfg_scale": 1.0, **clip}})
+
+
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name not in ("flux-2-klein", "stable-diffusion-v")])
+def test_a_negative_prompt_and_clip_s_layers_are_the_library_s(
+    name: str, policy_of: Callable[..., Any], library_of: Callable[[str], Any]
+) -> None:
+    settings = prompted(name)
+    if name == "flux":
+        settings["sampling"]["true_cfg_scale"] = 2.0
+    policy = policy_of(name, **settings)
+    trajectory = draw(policy, n=2)
+    latents = call(library_of(name), policy, trajectory.initial_noise)
+    assert (trajectory.final_latents - latents).abs().max() <= 1e-4
+    sampling = {**settings["sampling"], "negative_prompt": ""}
+    without = draw(policy_of(name, **{**settings, "sampling": sampling}), n=2)
+    assert (trajectory.final_latents - without.final_latents).abs().max() > 1e-4
+    if "clip_skip" in sampling:
+        whole = {**settings["sampling"], "clip_skip": None}
+        usual = draw(policy_of(name, **{**settings, "sampling": whole}), n=2)
+        assert (trajectory.final_latents - usual.final_latents).abs().max() > 1e-4
+    said = CALLS[type(policy.pipeline).__name__].guidance(policy_config(settings).sampling)
+    ours = {k: v for k, v in policy.family.library_arguments(trajectory.initial_noise).items() if k in said}
+    assert said == {k: v[0] if isinstance(v, list) else v for k, v in ours.items()}
+
+
+def policy_config(settings: dict[str, Any]) -> Config:
+    return configure(prompts=PROMPTS, settings=settings, preset="stable-diffusion")
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling", "said"),
+    [
+        ("flux-2-klein", {"negative_prompt": "x"}, "Flux2KleinPipeline takes no negative prompt"),
+        ("flux-2-klein", {"clip_skip": 1}, "Flux2KleinPipeline has none"),
+        ("flux", {"clip_skip": 1}, "FluxPipeline has none"),
+        ("qwen-image", {"clip_skip": 1}, "QwenImagePipeline has none"),
+        ("flux", {"negative_prompt": "x"}, r"no effect on FluxPipeline.*raise sampling\.true_cfg_scale \(it is 1\)"),
+        ("sd3", {"negative_prompt": "x", "guidance_scale": 1.0}, r"raise sampling\.guidance_scale \(it is 1\)"),
+        ("z-image", {"negative_prompt": "x", "guidance_scale": 0.0}, r"raise sampling\.guidance_scale \(it is 0\)"),
+    ],
+)
+def test_prompting_that_would_have_no_effect_is_refused_by_name(
+    name: str, sampling: dict[str, Any], said: str, policy_of: Callable[..., Any]
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        policy_of(name, **merge(DETERMINISTIC, {"sampling": sampling}))
 
 
 def test_true_guidance_is_for_models_that_are_told_their_guidance(policy_of: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hero.config import ModelConfig
-from hero.export.fusing import fuse, stored_dtypes
+from hero.policies.fusing import fuse, stored_dtypes
 
 
 class Denoiser(torch.nn.Module):

@@ -31,6 +31,7 @@ __all__ = [
     "NoiseConfig",
     "PracticeConfig",
     "RewardConfig",
+    "RunConfig",
     "SamplingConfig",
     "SelectionConfig",
     "TaskConfig",
@@ -121,6 +122,12 @@ class TaskConfig(_Stage):
 
     name: str = Field("custom", description="Name of a built-in task (`hero tasks`), or `custom`.")
     prompts: tuple[str, ...] = Field((), description="Prompts to train on; images are shared out evenly.")
+    prompts_per_round: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts of one round, of which each then has its share of the images; they are taken in turn, in "
+        "an order that is a function of the seed. None: every round has all.",
+    )
     criterion: str = Field("", description="What makes an image good, in words; shown to evaluators.")
 
     @model_validator(mode="after")
@@ -135,9 +142,16 @@ class TaskConfig(_Stage):
 class ModelConfig(_Stage):
     """The diffusers pipeline to train."""
 
-    path: str = Field("tinyworld", description="`tinyworld` (bundled), a pipeline folder, or a hub id.")
+    path: str = Field(
+        "tinyworld", description="`tinyworld` (bundled), a pipeline folder, a hub id, or a one-file model."
+    )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     variant: str | None = Field(None, description="Weight variant of the files, e.g. `fp16`.")
+    config: str | None = Field(
+        None,
+        description="For a one-file model: the pipeline folder or hub id with its configuration and tokenizers, and "
+        "with the weights of parts that the file lacks; none: that of the model it was made from, on the hub.",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
         description="Precision of the frozen weights and of sampling; LoRA weights are always fp32.",
@@ -174,6 +188,27 @@ class LoraConfig(_Stage):
         description="Kinds of layer with a LoRA: `attention` (q, k, v, out), `feed-forward`, `resnet` "
         "(the convolutions), `projection` (in and out of each transformer block).",
     )
+    start: str | None = Field(
+        None,
+        description="File of a LoRA that the run starts from (diffusers', kohya's or ComfyUI's layout), copied into "
+        "the run. It is trained on, with the file's own rank, alpha and layers, whatever is set here.",
+    )
+    merge_start: bool = Field(
+        False,
+        description="Whether `lora.start` is added to the model's weights instead, and a LoRA as set here is trained "
+        "on top of it.",
+    )
+
+    @property
+    def continues(self) -> bool:
+        """Whether the LoRA in `start` is the one that is trained."""
+        return self.start is not None and not self.merge_start
+
+    @model_validator(mode="after")
+    def _has_what_is_merged(self) -> Self:
+        if self.merge_start and self.start is None:
+            raise ValueError("lora.merge_start: there is nothing to merge; give lora.start")
+        return self
 
 
 class SamplingConfig(_Stage):
@@ -197,6 +232,17 @@ class SamplingConfig(_Stage):
         ge=1,
         description="FLUX.1: scale of classifier-free guidance on top of the one that is its input; 1 means off.",
     )
+    negative_prompt: str = Field(
+        "",
+        description="What classifier-free guidance leads away from, in place of the empty prompt; not for FLUX.2 "
+        "klein.",
+    )
+    clip_skip: int | None = Field(
+        None,
+        ge=1,
+        description="Last layers of CLIP that are left out of the prompt's embeddings, as diffusers counts them: 1 is "
+        "what other programs call 2; none: as the model was trained. For Stable Diffusion, SDXL, Stable Diffusion 3.",
+    )
     height: int | None = Field(None, ge=8, description="Image height in pixels; none: the model's own.")
     width: int | None = Field(None, ge=8, description="Image width in pixels; none: the model's own.")
     images_per_round: int = Field(64, ge=1, le=LARGEST + 1, description="Images shown in a round.")
@@ -205,6 +251,12 @@ class SamplingConfig(_Stage):
         ge=1,
         description="Images denoised together; they are shown as soon as they are drawn. Halved when memory runs out.",
     )
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What an evaluation depends on, as JSON has it; settings of later versions only where they are used."""
+        always = self.model_dump(include={"num_steps", "eta", "guidance_scale"})
+        return {**always, **self.model_dump(include={"negative_prompt", "clip_skip"}, exclude_defaults=True)}
 
 
 class NoiseConfig(_StageOfKinds):
@@ -412,6 +464,17 @@ class TrackingConfig(_Stage):
     images: int = Field(64, ge=0, description="Images in the grid that is logged each round; 0: no grid.")
 
 
+class RunConfig(_Stage):
+    """What is kept of a run."""
+
+    keep_loras: int = Field(
+        0,
+        ge=0,
+        description="Every so many rounds what was learnt by then is kept for good, so that its LoRA can be evaluated "
+        "and exported, and the run can go on from there; 0: only the newest rounds are.",
+    )
+
+
 class Config(_Stage):
     """A whole run. `hero train` writes it, fully resolved, to config.toml."""
 
@@ -431,6 +494,7 @@ class Config(_Stage):
     practice: PracticeConfig = Field(default_factory=PracticeConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)
 
     @model_validator(mode="after")
@@ -460,8 +524,11 @@ class Config(_Stage):
             raise ValueError(
                 f"selection.drawn is {self.drawn}, but selection.kind {self.selection.kind!r} shows every drawn image"
             )
-        if self.sampling.images_per_round < len(self.task.prompts):
-            raise ValueError("sampling.images_per_round is smaller than the number of prompts")
+        if self.sampling.images_per_round < min(len(self.task.prompts), self.task.prompts_per_round or LARGEST):
+            raise ValueError(
+                "sampling.images_per_round is smaller than the number of prompts; with task.prompts_per_round each "
+                "round has a share of them"
+            )
         if self.distributed.shard and self.model.compile:
             raise ValueError("distributed.shard cannot be combined with model.compile; turn one of them off")
         if self.distributed.shard and ":" in self.model.device:

@@ -15,12 +15,13 @@ from typing import Any, Self
 import torch
 
 from hero.config import PracticeConfig
-from hero.ids import image_id, prompt_index_of, turn_of
+from hero.ids import image_id, turn_of
 from hero.noise import fresh_noise
 from hero.reward.advantages import judge_round
 from hero.rollout import concatenate, rollout
 from hero.run.state import Learner
 from hero.seeding import Stage
+from hero.turns import prompt_indices
 from hero.types import Feedback, Labelled
 
 __all__ = ["FIGURES", "Practised", "good_enough", "parts_of", "practise"]
@@ -105,8 +106,8 @@ def practise(
     assert update is not None
     began = time.monotonic()
     part = before.parts + 1
-    turn, prompts = turn_of(round_, part), len(config.task.prompts)
-    index = torch.tensor([prompt_index_of(i, prompts) for i in range(images)])
+    turn = turn_of(round_, part)
+    index = torch.tensor(prompt_indices(config, round_, images))
     trajectories = []
     for chunk in rollout(
         policy,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Stage", "derive_seed", "generator", "normal"]
 
@@ -34,6 +36,7 @@ class Stage(StrEnum):
     PRACTICE_STEP_NOISE = "practice-step-noise"
     FEATURE_NOISE = "feature-noise"
     SELECTION = "selection"
+    PROMPT_ORDER = "prompt-order"
     ORACLE_FLIP = "oracle-flip"
     ORACLE_BEST = "oracle-best"
     ORACLE_PERSON = "oracle-person"
@@ -66,9 +69,13 @@ def derive_seed(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) 
 
 def generator(seed: int, stage: Stage | str, round_: int = 0, index: int = 0) -> torch.Generator:
     """A CPU generator seeded with `derive_seed`; on the CPU on every device, so that GPUs draw the same."""
+    import torch  # here, so that what needs a seed alone starts at once
+
     return torch.Generator("cpu").manual_seed(derive_seed(seed, stage, round_, index))
 
 
 def normal(shape: tuple[int, ...], source: torch.Generator) -> torch.Tensor:
     """Standard normal fp32 tensor of `shape` on the CPU."""
+    import torch
+
     return torch.randn(shape, generator=source, dtype=torch.float32)

@@ -10,7 +10,9 @@ from typing import Any
 
 from hero.calls import CALLS
 from hero.config import Config
-from hero.model_index import pipeline_class
+from hero.model_index import is_single_file, pipeline_class
+from hero.run.directory import START_FILE
+from hero.run.model import ModelRecord
 from hero.tinyworld import NAME as TINYWORLD
 
 __all__ = ["Snippets", "family_of_model", "refined_spread"]
@@ -26,8 +28,14 @@ _REFINED = 4
 """Images that the recipe for refined noise draws."""
 
 
-def family_of_model(config: Config) -> str:
-    """The pipeline class of a run's model; if its index is not on this machine, the one of the run's preset."""
+def family_of_model(config: Config, model: ModelRecord | None = None) -> str:
+    """The pipeline class of a run's model; if nothing on this machine says it, the one of the run's preset.
+
+    Args:
+        model: what the run wrote down of it.
+    """
+    if model is not None and model.family in CALLS:
+        return model.family
     if config.model.path == TINYWORLD:
         return _FAMILY_OF_PRESET[TINYWORLD]
     known = pipeline_class(config.model.path, config.model.revision, fetch=False)
@@ -47,38 +55,66 @@ class Snippets:
         model: the name or path of the base model for the reader of the snippet; None: as in `config`.
         dtype: the precision to load in; None: that of training. A fused pipeline is loaded in its own, since a lower
             one would round the LoRA away.
+        record: what the run wrote down of its model.
     """
 
-    def __init__(self, config: Config, model: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: str | None = None,
+        dtype: str | None = None,
+        *,
+        record: ModelRecord | None = None,
+    ) -> None:
         self._config = config
         self._dtype = config.model.dtype if dtype is None else dtype
         self._model = config.model.path if model is None else model
-        self._call = CALLS[family_of_model(config)]
+        self._family = family_of_model(config, record)
+        self._call = CALLS[self._family]
 
-    def load(self, lora: str, comment: str = "") -> str:
-        """The base model with the LoRA in the folder or file `lora`, and the sampler of training."""
+    def load(self, lora: str, comment: str = "", start: str = START_FILE) -> str:
+        """The base model with the LoRA in the folder or file `lora`, and the sampler of training.
+
+        Args:
+            start: the LoRA that is part of the base model, for a run that merged one (`lora.merge_start`).
+        """
+        lines = []
+        if self._config.lora.merge_start:
+            first = f"pipeline.load_lora_weights({_text(start)})  # part of the model that was trained"
+            lines = [first, "pipeline.fuse_lora()", "pipeline.unload_lora_weights()"]
+        loaded = f"pipeline.load_lora_weights({_text(lora)})" + (f"  # {comment}" if comment else "")
+        return "\n".join([self._load_base(), *lines, loaded])
+
+    def _load_base(self) -> str:
         model = self._config.model
         if model.path == TINYWORLD:
-            return self._load("model_path()", lora, comment, "from hero.tinyworld import model_path")
+            return self._load("model_path()", "from hero.tinyworld import model_path")
+        if is_single_file(model.path):
+            described = "" if model.config is None else f", config={_text(model.config)}"
+            return self._load(f"{_text(self._model)}{described}", one_file=True)
         hub = (("revision", model.revision), ("variant", model.variant))
         extras = "".join(f", {name}={_text(value)}" for name, value in hub if value is not None)
-        return self._load(f"{_text(self._model)}{extras}", lora, comment)
+        return self._load(f"{_text(self._model)}{extras}")
 
     def load_fused(self, folder: str) -> str:
         """A pipeline that has the LoRA in its weights, with the sampler of training."""
-        return self._load(_text(folder), "", "")
+        return self._load(_text(folder))
 
-    def _load(self, source: str, lora: str, comment: str, own_import: str = "") -> str:
+    def load_single_file(self, file: str) -> str:
+        """A one-file model that has the LoRA in its weights, with the sampler of training."""
+        described = self._config.model.config
+        return self._load(_text(file) + ("" if described is None else f", config={_text(described)}"), one_file=True)
+
+    def _load(self, source: str, own_import: str = "", *, one_file: bool = False) -> str:
         dtype = self._dtype
         extras = "" if dtype == "float32" else f", dtype=torch.{dtype}"
-        classes = "DDIMScheduler, DiffusionPipeline" if self._call.ddim else "DiffusionPipeline"
+        kind, method = (self._family, "from_single_file") if one_file else ("DiffusionPipeline", "from_pretrained")
+        classes = f"DDIMScheduler, {kind}" if self._call.ddim else kind
         lines = [f"from diffusers import {classes}", *(["", own_import] if own_import else [])]
         lines = [*(["import torch"] if extras else []), *lines, ""]
-        lines.append(f"pipeline = DiffusionPipeline.from_pretrained({source}{extras})")
+        lines.append(f"pipeline = {kind}.{method}({source}{extras})")
         if self._call.ddim:  # only DDIM's own configuration says that nothing is clipped
             lines.append("pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)")
-        if lora:
-            lines.append(f"pipeline.load_lora_weights({_text(lora)})" + (f"  # {comment}" if comment else ""))
         return "\n".join(lines)
 
     def draw(self) -> str:

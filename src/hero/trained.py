@@ -18,15 +18,14 @@ from hero.errors import ConfigError
 from hero.evaluation import SETS, EvaluationResult, evaluate
 from hero.evaluation.stored import people_said
 from hero.ids import prompts_in_turn
-from hero.memory import Memory
-from hero.noise import InitialNoise, fresh_noise, make_noise
+from hero.noise import InitialNoise, fresh_noise
 from hero.policies import load_policy
 from hero.progress import OnImages
 from hero.rollout import draw_images
 from hero.run import RunDirectory
 from hero.run.directory import RESULT_FILE
 from hero.run.finished import FinishedRun
-from hero.run.state import remembered, restored_reward
+from hero.run.state import restored_noise, restored_reward
 from hero.seeding import Stage
 from hero.tasks import TASKS
 
@@ -36,7 +35,7 @@ _TRAINING = ("seconds_sampling", "seconds_updating", "seconds_practising")
 
 
 class TrainedRun:
-    """The run in `path` as of its newest checkpoint.
+    """The run in `path` as of its newest checkpoint, or of the round `round_`.
 
     Attributes:
         policy: the model with the run's LoRA.
@@ -44,24 +43,21 @@ class TrainedRun:
         history: one dict per finished round, as of that checkpoint.
 
     Raises:
-        RunError: there is no run in `path`, or none of its rounds is finished.
+        RunError: there is no run in `path`, none of its rounds is finished, or that one is not kept.
         ModelError: its model cannot be loaded.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, round_: int | None = None) -> None:
         self.path = Path(path)
-        finished = FinishedRun(path)
+        self.round = round_
+        finished = FinishedRun(path, round_=round_)
         self.config = finished.config
         checkpoint = finished.checkpoint()
         self.history: list[dict[str, Any]] = checkpoint.state["history"]
         self.policy = load_policy(self.config)
         self.policy.load_state_dict(checkpoint.tensors["lora"])
         self._checkpoint = checkpoint
-        memory, noise = Memory(), make_noise(self.config.noise, self.config.task.prompts)
-        memory.load(*remembered(checkpoint))
-        noise.load_state_dict(checkpoint.tensors["noise"])
-        noise.refit(memory)
-        self.refined: InitialNoise | None = noise if noise.fitted else None
+        self.refined: InitialNoise | None = restored_noise(self.config, checkpoint)
 
     @property
     def labels(self) -> int:
@@ -85,14 +81,14 @@ class TrainedRun:
             images, prompts: see `hero.evaluation.evaluate`.
             base_of: another run on the same model, prompts and settings, evaluated on as many images. Its images of
                 the base model are reused, since drawing them again would give the same ones.
-            out: the folder to write into; None: evaluation/ in the run.
+            out: the folder to write into; None: evaluation/ in the run, or evaluation-<round>/.
             progress: called as images are drawn.
 
         Raises:
             ConfigError: `evaluation.best_of` asks for a choice, and the run's reward cannot choose.
         """
         started = time.monotonic()
-        finished = FinishedRun(self.path, evaluation=out)
+        finished = FinishedRun(self.path, evaluation=out, round_=self.round)
         folder = RunDirectory(finished.evaluation_folder, self.config)
         base = None
         if base_of is not None:

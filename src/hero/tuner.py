@@ -23,7 +23,7 @@ from hero.distributed import Workers, connect
 from hero.errors import FeedbackError, HeroError, RunError
 from hero.evaluators import Evaluator, LiveEvaluator, ask, evaluator_name
 from hero.feedback.store import LabelStore
-from hero.ids import ImageId, image_id, prompt_index_of, prompts_in_turn
+from hero.ids import ImageId, image_id
 from hero.policies import Policy, load_policy
 from hero.practice import Practised, good_enough, parts_of, practise
 from hero.progress import OnStep, ignore
@@ -31,8 +31,10 @@ from hero.reward.advantages import foresight, judge_round
 from hero.rollout import RolloutChunk, concatenate, rollout
 from hero.run import RunDirectory
 from hero.run.metrics import round_stats
+from hero.run.model import MODEL_FILE, ModelRecord, read_record
 from hero.run.state import Asked, Learner, labelled_round
 from hero.run.trackers import check_trackers
+from hero.turns import prompt_indices, round_prompts
 from hero.types import Answer, BestImage, Feedback, ImageBatch, ImageChunk, RoundStart, RoundStats, UpdateStats
 
 __all__ = ["Tuner"]
@@ -66,9 +68,10 @@ class Tuner:
             LabelStore.check_free(config.evaluator.store)
         workers = connect(config)
         policy = load_policy(config, workers.mesh)
-        directory = RunDirectory.create(out, config)
+        directory = RunDirectory.create(out, config.model_copy(update={"lora": policy.lora}))
         with _unlocked_on_failure(directory):
             self._attach(directory, policy, workers)
+            self._describe_model()
             self.learner.save()
 
     @property
@@ -142,8 +145,8 @@ class Tuner:
     def _draw(self, on_chunk: OnChunk | None) -> Asked:
         started = time.monotonic()
         config, round_, learner = self.config, self.round, self.learner
-        prompts = prompts_in_turn(config.task.prompts, config.drawn)
-        index = torch.tensor([prompt_index_of(i, len(config.task.prompts)) for i in range(config.drawn)])
+        places = prompt_indices(config, round_, config.drawn)
+        prompts, index = [config.task.prompts[k] for k in places], torch.tensor(places)
         ids = tuple(image_id(round_, i) for i in range(config.drawn))
 
         noise = learner.noise.sample(prompts, self.policy.latent_shape, seed=config.seed, round_=round_)
@@ -171,7 +174,7 @@ class Tuner:
             tuple(ids[i] for i in shown),
             tuple(images[i] for i in shown),
             tuple(prompts[i] for i in shown),
-            self.best,
+            learner.best_of(round_),
             config.task.criterion,
         )
         asked = Asked(batch, trajectory, time.monotonic() - started)
@@ -315,7 +318,8 @@ class Tuner:
     def _round_start(self) -> RoundStart:
         """What is about to be drawn."""
         total, task = self.config.sampling.images_per_round, self.config.task
-        return RoundStart(self.round, total, task.prompts, self.best, task.criterion)
+        prompts = tuple(task.prompts[k] for k in sorted(round_prompts(self.config, self.round)))
+        return RoundStart(self.round, total, prompts, self.learner.best_of(self.round), task.criterion)
 
     def _learn_durably(self, feedback: Feedback, seconds_waiting: float) -> RoundStats:
         assert self._asked is not None
@@ -355,6 +359,8 @@ class Tuner:
             tuner._restore()
             if settings:
                 directory.write_text("config.toml", directory.config.to_toml())
+            if settings or read_record(directory.path) is None:
+                tuner._describe_model()
             tuner.learner.publish()
             while not tuner.done and (stored := tuner.store.answer(tuner.round)) is not None:
                 tuner.ask()
@@ -369,6 +375,12 @@ class Tuner:
         self._asked = None
         self._asked_at = time.monotonic()
         self.on_step = ignore
+
+    def _describe_model(self) -> None:
+        """Writes down which model it is, so that it is known again at another place, and in exports without it."""
+        policy, directory = self.policy, self.directory
+        record = ModelRecord.of(directory.config.model, directory.path, policy.pipeline, policy.denoiser)
+        directory.write_text(MODEL_FILE, record.to_json())
 
     def _restore(self) -> None:
         """Loads the newest checkpoint, and the batch that was shown after it if there is one."""

@@ -138,7 +138,7 @@ class RoundStart:
     Attributes:
         round: from 1.
         total: how many images the round will have.
-        prompts: the run's prompts.
+        prompts: those of the round, in the run's order.
         best: the best image so far of each prompt that has one.
         criterion: what makes an image good, in words.
     """

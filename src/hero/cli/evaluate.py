@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible, print_json
-from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
+from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, Port, Prompts, Round, Run, not_empty
 from hero.console import progress_bar, quiet_libraries, say, success_lines
-from hero.run.directory import EVALUATION
 from hero.run.output import check_free, new_output
 
 if TYPE_CHECKING:
@@ -51,20 +50,24 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder to write into; default: evaluation/ in the run.")
     ] = None,
+    round_: Round = None,
     host: Host = "127.0.0.1",
     port: Port = None,
     no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against its base model: success, diversity, drift."""
+    from hero.run.finished import FinishedRun
+
     prompts = not_empty(prompt)
     console = Console(stderr=as_json)
     if evaluator == "oracle":
-        result = measure(_load_trained(run), console, images=images, prompts=prompts, out=out)
+        result = measure(_load_trained(run, round_), console, images=images, prompts=prompts, out=out)
     else:
-        again = f"hero evaluate {run} --evaluator {evaluator}{'' if out is None else f' --out {out}'}"
+        at = "" if round_ is None else f" --round {round_}"
+        again = f"hero evaluate {run} --evaluator {evaluator}{at}{'' if out is None else f' --out {out}'}"
         with interruptible(run, again):
-            desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts, out=out)
+            desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts, out=out, round_=round_)
             if evaluator == "web":
                 result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser)
             else:
@@ -72,7 +75,7 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        say(console, *success_lines(result), f"images   {out or run / EVALUATION}")
+        say(console, *success_lines(result), f"images   {out or FinishedRun(run, round_=round_).evaluation_folder}")
 
 
 def generate(
@@ -89,12 +92,13 @@ def generate(
         int,
         typer.Option(metavar="N", min=1, help="Draw N candidates per image; keep what the run's reward likes best."),
     ] = 1,
+    round_: Round = None,
 ) -> None:
     """Draw images with what a run has learnt."""
     check_free(out)
     prompts = not_empty(prompt)
     console = Console()
-    trained = _load_trained(run)
+    trained = _load_trained(run, round_)
     with progress_bar(console, "drawing", images * best_of) as advance:
         pictures = trained.generate(
             images=images,
@@ -155,12 +159,13 @@ def _blind_desk(
     images: int | None,
     prompts: list[str] | None,
     out: Path | None,
+    round_: int | None,
 ) -> BlindDesk:
     """The desk for `evaluator`; draws any images that are not drawn yet."""
     from hero.evaluators import check_can_judge
     from hero.run.finished import FinishedRun
 
-    finished = FinishedRun(run, evaluation=out)
+    finished = FinishedRun(run, evaluation=out, round_=round_)
     check_can_judge(evaluator, finished.config)
     quiet_libraries()
     from hero.evaluation.people import PEOPLE_IMAGES, BlindDesk
@@ -168,7 +173,7 @@ def _blind_desk(
 
     count = images or PEOPLE_IMAGES
     if stored_evaluation(finished, count, prompts) is None:
-        measure(_load_trained(run), console, images=count, prompts=prompts, out=out)
+        measure(_load_trained(run, round_), console, images=count, prompts=prompts, out=out)
     return BlindDesk(finished, evaluator, count)
 
 
@@ -203,11 +208,11 @@ def _judged(done: int, rounds: int) -> str:
     return f"round {done}/{rounds} judged"
 
 
-def _load_trained(run: Path) -> TrainedRun:
-    from hero.run import RunDirectory
+def _load_trained(run: Path, round_: int | None) -> TrainedRun:
+    from hero.run.finished import FinishedRun
 
-    RunDirectory.open(run)  # a wrong folder is reported at once, before diffusers is imported
+    FinishedRun(run, round_=round_)  # a wrong folder is reported at once, before diffusers is imported
     quiet_libraries()
     from hero.trained import TrainedRun
 
-    return TrainedRun(run)
+    return TrainedRun(run, round_=round_)

@@ -14,6 +14,8 @@ __all__ = [
     "CLOSING_SECONDS",
     "AsJson",
     "Host",
+    "Lora",
+    "MergeLora",
     "NoBrowser",
     "Port",
     "Processes",
@@ -21,12 +23,15 @@ __all__ = [
     "Publish",
     "PublishKeep",
     "Revision",
+    "Round",
     "Run",
     "Settings",
     "Token",
     "Variant",
     "hub_settings",
+    "lora_settings",
     "not_empty",
+    "prompts_in",
 ]
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
@@ -44,8 +49,21 @@ Processes = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(metavar="REF", help="Hub revision: a branch, tag or commit.")]
 Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight variant of the model's files, e.g. fp16.")]
+Lora = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Start from this LoRA (diffusers', kohya's or ComfyUI's layout) and train it on."
+    ),
+]
+MergeLora = Annotated[
+    bool, typer.Option("--merge-lora", help="With --lora: add it to the base model, and train a new one on top.")
+]
 Token = Annotated[
     str | None, typer.Option(metavar="TOKEN", help="Hub token, for this process only; it is never stored.")
+]
+Round = Annotated[
+    int | None,
+    typer.Option("--round", metavar="N", min=1, help="The run as it was after round N; default: the newest."),
 ]
 Host = Annotated[
     str,
@@ -74,6 +92,33 @@ def hub_settings(revision: str | None, variant: str | None, token: str | None) -
         os.environ["HF_TOKEN"] = token
     given = {key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None}
     return {"model": given} if given else {}  # an empty table would hide a `model` that is not a table
+
+
+def lora_settings(file: str | None, merged: bool) -> dict[str, Any]:
+    """The LoRA that a run starts from, as settings.
+
+    Raises:
+        ConfigError: it is to be merged, and there is none.
+    """
+    if merged and file is None:
+        raise ConfigError("--merge-lora: there is nothing to merge; give --lora FILE")
+    return {} if file is None else {"lora": {"start": os.path.abspath(Path(file).expanduser()), "merge_start": merged}}
+
+
+def prompts_in(file: Path) -> list[str]:
+    """The prompts in a text file, one a line; empty lines do not count.
+
+    Raises:
+        ConfigError: it cannot be read, or holds none.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {file}: cannot be read: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"--prompts {file}: it holds no prompt; write one on each line")
+    return prompts
 
 
 def not_empty(prompts: list[str] | None) -> list[str] | None:

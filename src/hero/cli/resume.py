@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,14 @@ def resume(
     rounds: Annotated[
         int | None, typer.Option(metavar="N", help="Total number of rounds, including those already done.")
     ] = None,
+    from_round: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Go back to round N and on from there, in a new folder; RUN stays."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --from-round: the run directory to make; default: RUN-from-N."),
+    ] = None,
     publish: Publish = None,
     publish_keep: PublishKeep = 3,
     processes: Processes = None,
@@ -40,6 +49,13 @@ def resume(
     from hero.run import RunDirectory
 
     own = merge(parse_assignments(settings or []), {} if rounds is None else {"rounds": rounds})
+    if out is not None and from_round is None:
+        raise ConfigError("--out is for --from-round: a run goes on in its own folder")
+    if from_round is not None:
+        from hero.run.branch import branch
+
+        RunDirectory.open(run, own)  # wrong settings are reported before anything is written
+        run = branch(run, from_round, out or run.with_name(f"{run.resolve().name}-from-{from_round:04d}")).path
     directory = RunDirectory.open(run, own)
     checkpoint = directory.load_checkpoint("told")
     finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds

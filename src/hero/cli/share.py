@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import Group, interruptible
-from hero.cli.options import Run, Settings
+from hero.cli.options import Round, Run, Settings
 from hero.config import Config, load_run_config, parse_assignments
 from hero.console import quiet_libraries, say
 from hero.errors import ConfigError
@@ -24,24 +24,29 @@ class FormatChoice(StrEnum):
     DIFFUSERS = "diffusers"
     KOHYA = "kohya"
     FUSED = "fused"
+    SINGLE_FILE = "single-file"
     COMFYUI = "comfyui"
 
 
 def export(
     run: Run,
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="A folder to make; for kohya a file that ends in .safetensors.")
+        Path,
+        typer.Option(
+            metavar="PATH", help="A folder to make; for kohya and single-file a file that ends in .safetensors."
+        ),
     ],
     format_: Annotated[
         FormatChoice,
         typer.Option(
             "--format",
-            help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), a fused pipeline, or a ComfyUI node.",
+            help="LoRA in diffusers' or kohya's layout (ComfyUI, A1111), a fused pipeline or file, or a ComfyUI node.",
         ),
     ] = FormatChoice.DIFFUSERS,
     weight: Annotated[
         float, typer.Option(metavar="NUMBER", help="Factor of the LoRA's effect: 0.8 writes it weaker than trained.")
     ] = 1.0,
+    round_: Round = None,
 ) -> None:
     """Write what a run has learnt for other programs, with a model card."""
     from hero.run import RunDirectory
@@ -50,7 +55,7 @@ def export(
     quiet_libraries()
     from hero.export import export as write
 
-    say(Console(), str(write(run, format_.value, out, weight=weight)))
+    say(Console(), str(write(run, format_.value, out, weight=weight, round_=round_)))
 
 
 feedback_app = typer.Typer(

@@ -14,6 +14,8 @@ from hero.cli.app import interruptible
 from hero.cli.options import (
     AsJson,
     Host,
+    Lora,
+    MergeLora,
     NoBrowser,
     Port,
     Processes,
@@ -24,6 +26,8 @@ from hero.cli.options import (
     Token,
     Variant,
     hub_settings,
+    lora_settings,
+    prompts_in,
 )
 from hero.cli.running import evaluator_of, finish, people_at, publisher_of, share_work, train_to_end
 from hero.config import Config, check_used, load_toml, merge, parse_assignments
@@ -42,6 +46,12 @@ def train(
         list[str] | None,
         typer.Option(metavar="TEXT", help="A prompt of your own instead of a task. Repeatable."),
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A text file with a prompt of your own on each line.")
+    ] = None,
+    prompts_per_round: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Prompts of one round, in turn; default: all.")
+    ] = None,
     criterion: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What makes an image good, in words; shown to evaluators.")
     ] = None,
@@ -51,6 +61,8 @@ def train(
     ] = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    merge_lora: MergeLora = False,
     token: Token = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Default: hero. One of {', '.join(METHODS)}.")
@@ -98,7 +110,10 @@ def train(
     from hero.methods import configure
 
     own = merge(load_toml(config_file) if config_file else {}, parse_assignments(settings or []))
-    own = merge(own, on_hub)
+    own = merge(own, on_hub, lora_settings(lora, merge_lora))
+    if prompts_per_round is not None:
+        own = merge(own, {"task": {"prompts_per_round": prompts_per_round}})
+    prompt = [*(prompt or []), *(prompts_in(prompts) if prompts else [])]
     if no_evaluate:
         own = merge(own, {"evaluation": {"after_training": False}})
     if prompt and evaluator is None and not _names_evaluator(own):
@@ -107,7 +122,7 @@ def train(
         own = merge(own, {"evaluator": {"store": store}})
     config = configure(
         task,
-        prompts=prompt or (),
+        prompts=prompt,
         criterion=criterion,
         model=model,
         method=method,
@@ -129,6 +144,7 @@ def train(
     with interruptible(out), ExitStack() as stack:
         say(console, f"{config.task.name}, method {config.method}, model {config.model.path} → {out}")
         tuner, people = Tuner(config, out), None
+        say(console, *tuner.policy.starts)
         if answers is None:
             served = people_at(out, config, console, host=host, port=port, browser=not no_browser)
             people = stack.enter_context(served)

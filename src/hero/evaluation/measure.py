@@ -102,7 +102,7 @@ def evaluate(
         details={
             "model": config.model.path,
             "judge_model": None if judges is None or task is None else task.judge_model,
-            "sampler": config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"}),
+            "sampler": config.sampling.sampler,
             "seed": config.evaluation.seed,
             "best_of": config.evaluation.best_of,
             "draws": {name: total * _candidates(name, config) for name in SETS if name in sets},

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hero.export.fusing import FusedPrecision
 from hero.export.readers import READERS
 from hero.export.result import RunResult
+from hero.policies.fusing import FusedPrecision
+from hero.run.directory import START_FILE
 from hero.snippets import Snippets, family_of_model
 from hero.tinyworld import NAME as TINYWORLD
 
@@ -19,6 +21,8 @@ __all__ = ["model_card"]
 _TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md.j2"
 _LORA = ("diffusers", "kohya")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WHOLE = ("fused", "single-file")
+"""Formats that need no other model."""
 _OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"}
 _SETS = {
     "base": "base model, fresh noise",
@@ -54,7 +58,8 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
         result=result,
         precision=precision,
         loading=_loading(result, format_, file, path if on_hub else base, precision),
-        drawing=Snippets(config).draw(),
+        drawing=Snippets(config, record=result.model).draw(),
+        start=_start(result, format_),
         refined=_refined(result, format_, file, precision),
         others=[name for name in _readers(result, format_) if name != "diffusers"],
         optimizer=_OPTIMIZERS.get(config.update.optimizer, config.update.optimizer),
@@ -67,25 +72,47 @@ def model_card(result: RunResult, format_: str, file: str, precision: FusedPreci
 
 def _loading(result: RunResult, format_: str, file: str, model: str, precision: FusedPrecision | None) -> str:
     """Python that loads the export into a plain pipeline; "" where diffusers cannot read it."""
-    snippets = Snippets(result.config, model, precision.dtype if precision else None)
+    snippets = Snippets(result.config, model, precision.dtype if precision else None, record=result.model)
     if format_ == "fused":
         return snippets.load_fused(file)
+    if format_ == "single-file":
+        return snippets.load_single_file(file)
     if format_ != "diffusers" and "diffusers" not in _readers(result, format_):
         return ""
-    return snippets.load(file)
+    return snippets.load(file, start=f"{file}/{START_FILE}" if format_ == "diffusers" else START_FILE)
+
+
+def _start(result: RunResult, format_: str) -> str:
+    """What to know of the LoRA that the run started from; "" where there is none."""
+    settings = result.config.lora
+    if settings.start is None:
+        return ""
+    digest = hashlib.sha256(Path(settings.start).read_bytes()).hexdigest()
+    which = f"another LoRA, SHA-256 `{digest}`"
+    if not settings.merge_start:
+        return (
+            f"Training went on from {which}; what is here holds the whole of it. The figures compare with that start."
+        )
+    if format_ in _WHOLE:
+        return f"It was trained on top of {which}, which is in the weights, too. The figures compare with that start."
+    where = f"`{START_FILE}`, which is beside it" if format_ == "diffusers" else f"`{START_FILE}` in the run's folder"
+    return (
+        f"It was trained on top of {which}, and must be combined with it, at full strength: {where}. The figures "
+        "compare with the base model that has that one."
+    )
 
 
 def _readers(result: RunResult, format_: str) -> tuple[str, ...]:
     """The programs that load this family's LoRA in this layout."""
-    return READERS.get(family_of_model(result.config), {}).get(format_, ())
+    return READERS.get(family_of_model(result.config, result.model), {}).get(format_, ())
 
 
 def _refined(result: RunResult, format_: str, file: str, precision: FusedPrecision | None) -> str:
     """The recipe for refined noise, for the first prompt that has one; "" where the export has none."""
-    if result.noise_file is None or format_ in ("kohya", "comfyui"):
+    if result.noise_file is None or format_ in ("kohya", "single-file", "comfyui"):
         return ""
     best = result.refined_prompts
-    snippets = Snippets(result.config, dtype=precision.dtype if precision else None)
+    snippets = Snippets(result.config, dtype=precision.dtype if precision else None, record=result.model)
     return snippets.refined(f"{file}/{result.noise_file.name}", best[0]) if best else ""
 
 

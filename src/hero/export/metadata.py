@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from hero.export.result import ModelFacts, RunResult
+from hero.turns import prompt_indices
 
-__all__ = ["description", "is_sd2", "kohya_metadata"]
+__all__ = ["checkpoint_metadata", "description", "is_sd2", "kohya_metadata"]
 
 _THUMBNAIL = 256
 _SD2_TEXT_WIDTH = 1024
@@ -38,6 +40,19 @@ def kohya_metadata(
         "sshs_model_hash": digest,
     }
     return {key: value for key, value in sorted(values.items()) if value is not None}
+
+
+def checkpoint_metadata(result: RunResult, facts: ModelFacts) -> dict[str, str]:
+    """The header of a whole model in one file that has the LoRA in its weights."""
+    values = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _architecture(facts),
+        "modelspec.title": f"{Path(result.config.model.path).stem} with {result.name}",
+        "modelspec.description": description(result),
+        "modelspec.date": result.date.isoformat() if result.date else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _modelspec(result: RunResult, facts: ModelFacts, digest: str) -> dict[str, str | None]:
@@ -67,7 +82,7 @@ def _ss(result: RunResult, facts: ModelFacts, name: str) -> dict[str, str | None
     config, best = result.config, result.best
     rank = str(result.lora.rank)  # and alpha
     convolutions = any(tensor.ndim == 4 and tensor.shape[-1] > 1 for tensor in result.lora.lora.values())
-    counts = dict.fromkeys(config.task.prompts, result.labels // len(config.task.prompts))
+    counts = _labels_by_prompt(result)
     images = {"n_repeats": 1, "img_count": result.labels}
     bucket = {"resolution": best.size, "count": result.labels} if best else None
     return {
@@ -94,6 +109,16 @@ def _ss(result: RunResult, facts: ModelFacts, name: str) -> dict[str, str | None
         "training_started_at": f"{result.started.timestamp():.0f}" if result.started else None,
         "training_finished_at": f"{result.date.timestamp():.0f}" if result.date else None,
     }
+
+
+def _labels_by_prompt(result: RunResult) -> dict[str, int]:
+    """How many labels each prompt had; an equal share where every round has all prompts."""
+    config = result.config
+    if config.task.prompts_per_round is None:
+        return dict.fromkeys(config.task.prompts, result.labels // len(config.task.prompts))
+    drawn = [k for line in result.history for k in prompt_indices(config, line["round"], line["images"])]
+    counts = Counter(config.task.prompts[k] for k in drawn)
+    return {prompt: counts[prompt] for prompt in config.task.prompts}
 
 
 _OPTIMIZER = {"adamw": "torch.optim.adamw.AdamW", "adamw-8bit": "bitsandbytes.optim.adamw.AdamW8bit"}

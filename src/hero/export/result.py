@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from hero.config import Config, ModelConfig
+from hero.config import Config
 from hero.errors import ModelError, RunError
+from hero.model_index import is_folder, missing_folder
 from hero.policies.lora_file import LoraFile, read_lora_file, scaled
 from hero.run import Checkpoint
 from hero.run.finished import FinishedRun
+from hero.run.model import ModelRecord
 from hero.tinyworld import NAME as TINYWORLD
 from hero.tinyworld import model_path
 
@@ -36,6 +38,7 @@ class RunResult:
         noise_file: None if the run has no refined noise.
         started, date: when the oldest and the newest label were given; None before any, and if a shared store cannot be
             reached.
+        model: which model it was trained on; None in runs that were made before that was written down.
         weight: the factor of its effect that is in `lora` already.
     """
 
@@ -48,6 +51,7 @@ class RunResult:
     noise_file: Path | None
     started: datetime | None
     date: datetime | None
+    model: ModelRecord | None = None
     weight: float = 1.0
 
     @property
@@ -74,13 +78,14 @@ class ModelFacts:
     scheduler: Mapping[str, Any]
 
 
-def read_result(path: str | Path) -> RunResult:
-    """The result of the run in `path`.
+def read_result(path: str | Path, round_: int | None = None) -> RunResult:
+    """The result of the run in `path`, as it is or as it was after round `round_`; then without refined noise.
 
     Raises:
-        RunError: there is no run or nothing to export yet, or its LoRA file is missing or older than its checkpoint.
+        RunError: there is no run or nothing to export yet, its LoRA file is missing or older than its checkpoint, or
+            that round is not kept.
     """
-    run = FinishedRun(path)
+    run = FinishedRun(path, round_=round_)
     started, date = _read_dates(run)
     return RunResult(
         name=run.name,
@@ -89,9 +94,10 @@ def read_result(path: str | Path) -> RunResult:
         history=[stats.to_dict() for stats in run.history],
         evaluation=run.current_evaluation,
         best=run.best_image,
-        noise_file=run.noise_file,
+        noise_file=run.noise_file if round_ is None else None,
         started=started,
         date=date,
+        model=run.model,
     )
 
 
@@ -102,6 +108,8 @@ def _read_lora(run: FinishedRun, checkpoint: Checkpoint) -> LoraFile:
     except RunError as error:
         raise RunError(f"{error}; {remedy}") from None
     told = scaled(checkpoint.tensors["lora"], run.config.lora.alpha / run.config.lora.rank)
+    if run.round is not None:  # the file is that of the newest round; what it says of its layers holds for all
+        return replace(found, lora=told)
     if found.lora.keys() != told.keys() or not all(torch.equal(found.lora[key], told[key]) for key in told):
         raise RunError(f"{run.lora_file} is older than the newest checkpoint; {remedy}")
     return found
@@ -118,12 +126,17 @@ def _read_dates(run: FinishedRun) -> tuple[datetime | None, datetime | None]:
     return (dates[0], dates[-1]) if dates else (None, None)
 
 
-def read_model_facts(config: ModelConfig, component: str) -> ModelFacts:
-    """Reads the configuration files of a model, `component` being its denoiser (`unet` or `transformer`).
+def read_model_facts(result: RunResult) -> ModelFacts:
+    """What the run wrote down of its model, or else what the model's own configuration files say.
 
     Raises:
         ModelError: they cannot be read.
     """
+    if result.model is not None:
+        return ModelFacts(result.model.family, result.model.denoiser, result.model.scheduler)
+    config, component = result.config.model, result.lora.component
+    if is_folder(config.path) and not Path(config.path).expanduser().exists():
+        raise missing_folder(config.path)
     from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 
     source = str(model_path() if config.path == TINYWORLD else Path(config.path).expanduser())

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from hero.errors import RunError
 from hero.feedback import schema
-from hero.ids import index_of, prompt_index_of
 from hero.run import image_file
 from hero.run.finished import FinishedRun
+from hero.turns import prompt_of
 from hero.types import Answer, Feedback, ImageId
 
 __all__ = ["LabelledRun", "Written"]
@@ -78,9 +78,8 @@ class LabelledRun:
         return self.store.answer(round_)
 
     def prompt(self, image: ImageId) -> str:
-        """The prompt of an image: image i of any round has prompt i modulo the number of prompts."""
-        prompts = self.config.task.prompts
-        return prompts[prompt_index_of(index_of(image), len(prompts))]
+        """The prompt that an image was drawn for."""
+        return prompt_of(self.config, image)
 
     def image_file(self, image: ImageId) -> Path:
         """The file of the image in the run; it may no longer exist."""

@@ -285,6 +285,16 @@ class LabelStore:
         with self.database.transaction(write=False) as connection:
             return int(connection.execute(query).scalar_one())
 
+    def copy_rounds(self, other: LabelStore, until: int) -> None:
+        """Puts the marks, submissions and answers of rounds up to `until` into `other`, which has none, as they are."""
+        for table in (_labels, _submissions, _answers):
+            query = sa.select(table).where(table.c.round <= until).order_by(table.c.id)
+            with self.database.transaction(write=False) as connection:
+                rows = [row._asdict() for row in connection.execute(query)]
+            if rows:
+                with other.database.transaction(write=True) as connection:
+                    connection.execute(table.insert(), rows)
+
     def close(self) -> None:
         """Closes all connections; SQLite then folds its write-ahead log into the file."""
         self.database.close()

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch.distributed.device_mesh import DeviceMesh
 
-from hero.config import Config, ModelConfig
+from hero.config import Config, LoraConfig, ModelConfig
 from hero.errors import ModelError, nearest
-from hero.model_index import is_folder
+from hero.model_index import is_folder, is_single_file, missing_folder
 from hero.policies.adapters import Adapter, LoraAdapter
 from hero.policies.conditioning import Conditioning
 from hero.policies.layers import Pooling, channel_statistics
@@ -69,6 +69,8 @@ class Policy(Protocol):
         trainable_steps: (T,) bool on the CPU; False where a step has no density.
         device: where latents are.
         storage_dtype: dtype of stored latents; a latent is rounded to it before its log-probability is taken.
+        lora: the LoRA's settings as it is placed; rank and alpha are those of a file that the run starts from.
+        starts: what the run starts from, a LoRA of others, in a sentence; usually empty.
     """
 
     pipeline: Any
@@ -80,6 +82,8 @@ class Policy(Protocol):
     trainable_steps: torch.Tensor
     device: torch.device
     storage_dtype: torch.dtype
+    lora: LoraConfig
+    starts: tuple[str, ...]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Prompt embeddings, computed once and without gradient."""
@@ -145,7 +149,9 @@ class Policy(Protocol):
         ...
 
     def using(self, adapter: Adapter) -> AbstractContextManager[None]:
-        """Within it the policy computes with that LoRA, or none; can be nested. Only `current` gets gradients.
+        """Within it the policy computes with that LoRA; can be nested. Only `current` gets gradients.
+
+        `base` is the model as training found it: without a LoRA, or with the one of `lora.start`.
 
         With gradient checkpointing, a backward pass recomputes blocks with the LoRA in use at that moment.
 
@@ -160,7 +166,7 @@ class Policy(Protocol):
         ...
 
     def frozen(self) -> AbstractContextManager[None]:
-        """`using("base")`: the LoRA is off, and the policy is the base model."""
+        """`using("base")`: the policy is the model as training found it."""
         ...
 
     def blend(self, adapter: Literal["old"], *, towards: LoraAdapter, decay: float) -> None:
@@ -283,7 +289,10 @@ def _variants_in(folder: Path) -> list[str]:
 def _remedy(config: ModelConfig, looks_local: bool) -> str:
     """What may help where a model cannot be loaded."""
     if not looks_local:
-        return "check the name, the network, --variant and (for gated models) `hf auth login`"
+        return (
+            "check the name, the network, --variant and (for gated models) `hf auth login`; if it was a folder, there "
+            "is none of that name here: `hero resume RUN --set model.path=NEW` says where a run's model is now"
+        )
     variants = _variants_in(Path(config.path).expanduser())
     if config.variant is None and variants:
         return f"its weights are files of a variant: add --variant {variants[0]}"
@@ -316,12 +325,20 @@ def load_pipeline(config: ModelConfig, dtypes: Mapping[str, torch.dtype] | None 
     from diffusers import DiffusionPipeline
 
     source = str(model_path()) if config.path == TINYWORLD else config.path
+    if is_single_file(source):
+        from hero.policies.single_file import load_single_file
+
+        pipeline = load_single_file(config, dtypes["default"] if dtypes else getattr(torch, config.dtype))
+        _check_tokenizers(pipeline)
+        return pipeline
+    if config.config is not None:
+        raise ModelError(f"model.config is for one-file models, and {config.path!r} is none; leave it out")
     looks_local = is_folder(source)
     absent: dict[str, Any] = {}
     if looks_local:
         folder = Path(source).expanduser()
         if not folder.exists():
-            raise ModelError(f"there is no model folder {source}")
+            raise missing_folder(source)
         absent = _check_folder(folder)
         source = str(folder)
     else:
@@ -344,7 +361,7 @@ def load_pipeline(config: ModelConfig, dtypes: Mapping[str, torch.dtype] | None 
 
 
 def load_policy(config: Config, mesh: DeviceMesh | None = None) -> Policy:
-    """Loads the model of `config` and puts a fresh LoRA on it; sets torch's number of threads if `config` gives one.
+    """Loads the model of `config` and puts its LoRA on it; sets torch's number of threads if `config` gives one.
 
     Args:
         mesh: the processes that share the denoiser, each with a part of it; they must then run it together. None: this

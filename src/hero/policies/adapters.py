@@ -1,7 +1,8 @@
 """Several LoRAs on one denoiser: the one that is trained, an older one of the same shape, and none at all.
 
 The older one exists only if a method asks for it. It is never trained or written into LoRA files; it follows the
-trained one by `blend`, and a method's checkpoints keep it. Implemented with PEFT.
+trained one by `blend`, and a method's checkpoints keep it. Where a run trains on a LoRA that it started from, the base
+model has that LoRA as it was, in an adapter that nothing changes. Implemented with PEFT.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ LoraAdapter = Literal["current", "old"]
 """The adapters that have weights."""
 
 Adapter = Literal["current", "old", "base"]
-"""`current` is trained, `old` follows it, `base` is the model without a LoRA."""
+"""`current` is trained, `old` follows it, `base` is the model without a LoRA, or with the one that the run began on."""
+
+_Kept = Literal["old", "start"]
+_Named = Literal["current", "old", "start"]
+_START: Literal["start"] = "start"
+_PEFT_NAMES: dict[str, str] = {"current": ADAPTER, "old": "old", _START: _START}
 
 _LAYERS: WeakKeyDictionary[torch.nn.Module, list[Any]] = WeakKeyDictionary()
 
-_PEFT_NAMES: dict[str, str] = {"current": ADAPTER, "old": "old"}
 
-
-def peft_name(denoiser: Any, adapter: LoraAdapter) -> str:
+def peft_name(denoiser: Any, adapter: _Named) -> str:
     """PEFT's name for `adapter`.
 
     Raises:
@@ -64,7 +68,7 @@ def _lora_layers(denoiser: Any) -> list[Any]:
     return found
 
 
-def lora_parameters(denoiser: Any, adapter: LoraAdapter) -> list[torch.nn.Parameter]:
+def lora_parameters(denoiser: Any, adapter: _Named) -> list[torch.nn.Parameter]:
     """The weights of `adapter`, sorted by name, whichever adapter is in use."""
     name = peft_name(denoiser, adapter)
     found = [(k, p) for k, p in denoiser.named_parameters() if ".lora_" in k and k.split(".")[-2] == name]
@@ -73,7 +77,9 @@ def lora_parameters(denoiser: Any, adapter: LoraAdapter) -> list[torch.nn.Parame
 
 def switch(denoiser: Any, adapter: Adapter) -> None:
     """Makes `denoiser` compute with `adapter`; only the current one's weights get gradients, and only while in use."""
-    name = None if adapter == "base" else peft_name(denoiser, adapter)
+    chosen: _Named = _START if adapter == "base" else adapter
+    plain = adapter == "base" and _PEFT_NAMES[chosen] not in denoiser.peft_config
+    name = None if plain else peft_name(denoiser, chosen)
     for layer in _lora_layers(denoiser):
         if layer.disable_adapters != (name is None):
             layer.enable_adapters(name is not None)
@@ -109,7 +115,7 @@ def merged(denoiser: Any) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def add_adapter(denoiser: Any, adapter: Literal["old"], in_use: Adapter) -> None:
+def add_adapter(denoiser: Any, adapter: _Kept, in_use: Adapter) -> None:
     """Adds `adapter` as an fp32 copy of the current one, keeping `in_use` active; does nothing if it exists already.
 
     The states of the global random generators do not change.

@@ -7,7 +7,7 @@ denoiser output. Everything that does not depend on the family is in `policies/p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -26,6 +26,7 @@ __all__ = [
     "Family",
     "Guidance",
     "ImageSize",
+    "Prompting",
     "Rows",
     "decode_kl",
     "encode_kl",
@@ -34,6 +35,7 @@ __all__ = [
     "linear_sigmas",
     "pack",
     "patch_positions",
+    "prompting",
     "shift_of",
     "unpack",
 ]
@@ -62,6 +64,24 @@ class ClassifierFree:
 
     def combine(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
         return unconditional + self.scale * (conditional - unconditional)
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Arguments of a pipeline's own prompt encoding that differ from its defaults."""
+
+    negative: str
+    clip_skip: int | None
+
+    def for_each(self, of: Sized) -> dict[str, Any]:
+        """The arguments for as many prompts as `of` is long."""
+        arguments: dict[str, Any] = {"negative_prompt": [self.negative] * len(of)} if self.negative else {}
+        return arguments if self.clip_skip is None else {**arguments, "clip_skip": self.clip_skip}
+
+
+def prompting(sampling: SamplingConfig) -> Prompting:
+    """Those that `sampling` asks for; none by default."""
+    return Prompting(sampling.negative_prompt, sampling.clip_skip)
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,7 @@ class Family(Protocol):
         steps: the schedule.
         guidance: None: the denoiser is called once, with the prompt.
         true_cfg: whether it uses `sampling.true_cfg_scale`.
+        takes: which of `negative_prompt` and `clip_skip` of the sampling settings it uses.
         feature_layers: names of the denoiser's modules that features are taken from; see `by_position`.
     """
 
@@ -126,6 +147,7 @@ class Family(Protocol):
     steps: Steps
     guidance: Guidance | None
     true_cfg: bool
+    takes: tuple[str, ...]
     feature_layers: tuple[str, ...]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:

@@ -37,6 +37,7 @@ class Flux:
     text_encoders = ("text_encoder", "text_encoder_2")
     layers = LAYERS
     true_cfg = True
+    takes = ("negative_prompt",)
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
@@ -54,10 +55,11 @@ class Flux:
         self.embedded_scale = sampling.guidance_scale
         self.true_scale = sampling.true_cfg_scale
         self.guidance = ClassifierFree.above_one(self.true_scale)
+        self.negative = sampling.negative_prompt
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D), T5's, and `pooled` (P, D'), CLIP's."""
-        embeddings, pooled, _ = self.pipeline.encode_prompt([*prompts, ""], device=self.device)
+        embeddings, pooled, _ = self.pipeline.encode_prompt([*prompts, self.negative], device=self.device)
         return Conditioning(
             {"embeddings": embeddings[:-1], "pooled": pooled[:-1]},
             {"embeddings": embeddings[-1:], "pooled": pooled[-1:]},
@@ -89,7 +91,7 @@ class Flux:
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
         arguments: dict[str, Any] = {"latents": pack(noise), "guidance_scale": self.embedded_scale}
         if self.guidance is not None:
-            arguments |= {"true_cfg_scale": self.true_scale, "negative_prompt": [""] * len(noise)}
+            arguments |= {"true_cfg_scale": self.true_scale, "negative_prompt": [self.negative] * len(noise)}
         return arguments
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,7 @@ class Flux2Klein:
     text_encoders = ("text_encoder",)
     layers = LAYERS
     true_cfg = False
+    takes = ()
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline

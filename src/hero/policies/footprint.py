@@ -192,10 +192,11 @@ def _first_channels(vae: Any) -> int:
 
 
 def _loras(config: Config) -> int:
+    kept = 1 if config.lora.continues else 0  # the LoRA as the run found it
     if not config.update.learns:
-        return 1
+        return 1 + kept
     update: type[Update] = config.update.choice.load()  # type: ignore[assignment]
-    return update.loras()
+    return update.loras() + kept
 
 
 def _reward(costs: Costs, config: Config) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from hero.config import LoraConfig
 from hero.errors import ModelError
 from hero.policies.adapters import ADAPTER
-from hero.policies.lora_file import LORA_NAME, LoraFile, scaled, write_lora_file
+from hero.policies.lora_file import LORA_NAME, LoraFile, encoder_parts, scaled, write_lora_file
+from hero.policies.lora_start import Pairs
 from hero.seeding import Stage, derive_seed
 
 __all__ = [
@@ -40,15 +42,52 @@ JOINT_ATTENTION = (*UNET_LAYERS["attention"], "add_q_proj", "add_k_proj", "add_v
 JOINT_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 
 
-def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, ...]], seed: int) -> None:
-    """Freezes `denoiser` and adds an fp32 LoRA that changes nothing at first.
+def add_lora(
+    denoiser: Any,
+    config: LoraConfig,
+    layers: Mapping[str, tuple[str, ...]],
+    seed: int,
+    start: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> None:
+    """Freezes `denoiser` and adds an fp32 LoRA that changes nothing at first, or starts as `start`.
 
     The A matrices are a function of `seed` alone. Target names are sorted, so that files are reproducible.
+
+    Args:
+        start: layer → A (r, in, ...) and B (out, r, ...) with r ≤ `config.rank`; the LoRA is on these alone. Where r
+            is less, the other columns of B are zero and the rows of A as in a LoRA that changes nothing.
 
     Raises:
         ModelError: the denoiser has no layer of the requested kinds.
     """
     denoiser.requires_grad_(False)
+    targets = _endings(denoiser, config, layers) if start is None else _names(denoiser, start)
+    peft_config = PeftLoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=targets, init_lora_weights="gaussian"
+    )
+    with torch.random.fork_rng(devices=[]):  # PEFT draws its A matrices from the global generator
+        torch.manual_seed(derive_seed(seed, Stage.LORA))
+        denoiser.add_adapter(peft_config, adapter_name=ADAPTER)
+    for parameter in denoiser.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if start is not None:
+        state = lora_state_dict(denoiser)
+        for layer, (down, up) in start.items():
+            state[f"{layer}.lora_A.weight"][: len(down)] = down
+            state[f"{layer}.lora_B.weight"][:, : up.shape[1]] = up
+        load_lora_state_dict(denoiser, state)
+
+
+def _names(denoiser: Any, layers: Iterable[str]) -> list[str] | str:
+    """PEFT's way to say exactly these layers: their names, unless one is the end of another's; then a pattern."""
+    wanted = sorted(layers)
+    inexact = {n for n, _ in denoiser.named_modules() for name in wanted if n.endswith(f".{name}")}
+    return f"({'|'.join(map(re.escape, wanted))})" if inexact - set(wanted) else wanted
+
+
+def _endings(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The ends of the names of the layers of the kinds in `config`."""
     unknown = [kind for kind in config.layers if kind not in layers]
     if unknown:
         raise ModelError(
@@ -59,15 +98,7 @@ def add_lora(denoiser: Any, config: LoraConfig, layers: Mapping[str, tuple[str, 
     present = [e for e in endings if any(n == e or n.endswith(f".{e}") for n in names)]
     if not present:
         raise ModelError(f"the denoiser has no layer named {', '.join(endings)}; choose other lora.layers")
-    peft_config = PeftLoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=present, init_lora_weights="gaussian"
-    )
-    with torch.random.fork_rng(devices=[]):  # PEFT draws its A matrices from the global generator
-        torch.manual_seed(derive_seed(seed, Stage.LORA))
-        denoiser.add_adapter(peft_config, adapter_name=ADAPTER)
-    for parameter in denoiser.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    return present
 
 
 def lora_state_dict(denoiser: Any, adapter: str = ADAPTER) -> dict[str, torch.Tensor]:
@@ -94,15 +125,16 @@ def adapter_metadata(denoiser: Any) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
 
 
-def save_lora(denoiser: Any, folder: Path) -> Path:
+def save_lora(denoiser: Any, folder: Path, encoders: Mapping[str, Pairs] | None = None) -> Path:
     """Writes pytorch_lora_weights.safetensors into `folder`, which it makes; returns the file.
 
-    Equal weights give equal bytes. The file's alpha is its rank, whatever that of the adapter.
+    Equal weights give equal bytes. The file's alpha is its rank, whatever that of the adapter. `encoders` are the parts
+    on text encoders of a LoRA that the run started from and trains on; they go into the file as they are.
     """
     part = "unet" if isinstance(denoiser, UNet2DConditionModel) else "transformer"
     about = adapter_metadata(denoiser)
     lora = scaled(lora_state_dict(denoiser), about["lora_alpha"] / about["r"])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / LORA_NAME
-    write_lora_file(LoraFile(part, lora, about), file)
+    write_lora_file(LoraFile(part, lora, about, encoder_parts(encoders or {})), file)
     return file

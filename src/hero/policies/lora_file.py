@@ -10,23 +10,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.nn import functional
 
 from hero.errors import RunError
 
-__all__ = ["LORA_NAME", "LoraFile", "read_lora_file", "scaled", "write_lora_file", "write_sorted"]
+__all__ = ["LORA_NAME", "LoraFile", "encoder_parts", "read_lora_file", "scaled", "write_lora_file", "write_sorted"]
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers looks for in a folder."""
 
 _METADATA = "lora_adapter_metadata"
 _UNET = "unet"
+_ENCODER = "text_encoder"
 _SIDES = {"A": "down", "B": "up"}
 _NEW = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
 _OLD = re.compile(r"(?P<layer>.+)[._]lora\.(?P<side>down|up)\.weight")
@@ -41,16 +43,41 @@ class LoraFile:
         component: the part of the pipeline that it belongs to, `unet` or `transformer`.
         lora: `<layer>.lora_A.weight` (r, in, ...) and `<layer>.lora_B.weight` (out, r, ...), fp32, PEFT's names.
         about: PEFT's configuration of the adapter.
+        encoders: text encoder → the same on its layers, where the LoRA has such parts; each with a rank of its own.
     """
 
     component: str
     lora: dict[str, torch.Tensor]
     about: dict[str, Any]
+    encoders: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
         """That of every layer, and its alpha."""
         return int(self.about["r"])
+
+
+def encoder_parts(pairs: Mapping[str, Mapping[str, tuple[torch.Tensor, torch.Tensor]]]) -> dict[str, Any]:
+    """`LoraFile.encoders` from A and B by text encoder and layer; A and B of lower rank than others are padded with 0.
+
+    Layers of CLIP have the name with `text_model`, which older versions of transformers and other programs know.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for component, layers in pairs.items():
+        rank = max(len(down) for down, _ in layers.values())
+        for layer, (down, up) in layers.items():
+            lacking = rank - len(down)
+            name = f"text_model.{layer}" if layer.startswith("encoder.layers.") else layer
+            parts.setdefault(component, {})[f"{name}.lora_A.weight"] = functional.pad(down, (0, 0, 0, lacking))
+            parts[component][f"{name}.lora_B.weight"] = functional.pad(up, (0, lacking))
+    return parts
+
+
+def _about_encoder(part: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What loaders need to know of a text encoder's part; the layers are told by the ends of their names."""
+    rank = next(len(value) for key, value in part.items() if ".lora_A." in key)
+    endings = {key.rsplit(".lora_", 1)[0].rpartition(".")[2] for key in part}
+    return {"r": rank, "lora_alpha": rank, "target_modules": sorted(endings)}
 
 
 def scaled(lora: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
@@ -68,6 +95,9 @@ def write_lora_file(content: LoraFile, file: Path) -> None:
     named = {f"{content.component}.{key}": value for key, value in about.items()}
     rename = _older_name if content.component == _UNET else str
     tensors = {f"{content.component}.{rename(key)}": value for key, value in content.lora.items()}
+    for encoder, part in content.encoders.items():
+        named |= {f"{encoder}.{key}": value for key, value in _about_encoder(part).items()}
+        tensors |= {f"{encoder}.{key}": value for key, value in part.items()}
     write_sorted(tensors, file, {"format": "pt", _METADATA: json.dumps(named, indent=2, sort_keys=True)})
 
 
@@ -81,11 +111,17 @@ def read_lora_file(file: Path) -> LoraFile:
         with safe_open(file, framework="pt") as opened:
             about = json.loads(opened.metadata()[_METADATA])
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        component = next(iter(tensors)).partition(".")[0]
-        own = {key.removeprefix(f"{component}."): value for key, value in about.items()}
+        components = {key.partition(".")[0] for key in tensors}
+        (component,) = (name for name in components if not name.startswith(_ENCODER))
+        encoders = {
+            name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            for name in sorted(components - {component})
+        }
+        tensors = {key: value for key, value in tensors.items() if key.startswith(f"{component}.")}
+        own = {k.removeprefix(f"{component}."): v for k, v in about.items() if k.startswith(f"{component}.")}
         lora = {_newer_name(key.removeprefix(f"{component}.")): value for key, value in tensors.items()}
-        return LoraFile(component, scaled(lora, float(own["lora_alpha"]) / int(own["r"])), own)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, StopIteration) as error:
+        return LoraFile(component, scaled(lora, float(own["lora_alpha"]) / int(own["r"])), own, encoders)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"cannot read {file}: {error}") from None
 
 

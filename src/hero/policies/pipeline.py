@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.distributed.device_mesh import DeviceMesh
 
-from hero.config import Config, ModelConfig
+from hero.config import Config, LoraConfig, ModelConfig, SamplingConfig
 from hero.errors import ModelError
 from hero.policies.adapters import (
     Adapter,
@@ -26,8 +26,10 @@ from hero.policies.adapters import (
 )
 from hero.policies.conditioning import Conditioning
 from hero.policies.family import Family, Rows, encode_kl
+from hero.policies.fusing import by_name, fuse
 from hero.policies.layers import Pooling, captured, channel_statistics, level_noise
 from hero.policies.lora import add_lora, load_lora_state_dict, lora_state_dict, save_lora
+from hero.policies.lora_start import Pairs, read_start
 from hero.policies.prompts import CutPrompt, cut_prompts
 from hero.policies.sharding import shard_frozen
 from hero.policies.steps import check_noise_left
@@ -56,6 +58,7 @@ class PipelinePolicy:
                 f"sampling.true_cfg_scale is for guidance-distilled models; {type(pipeline).__name__} is guided by "
                 "sampling.guidance_scale"
             )
+        _check_prompting(pipeline, family, config.sampling)
         _check_channels(pipeline, family)
         check_noise_left(family.steps)
         self.pipeline = pipeline
@@ -77,14 +80,40 @@ class PipelinePolicy:
                 _move(module.requires_grad_(False), _CPU if name in self._offload else device)
         self._sharded = mesh is not None
         self._compiled = config.model.compile
+        self.lora = config.lora
+        self._negative = config.sampling.negative_prompt
+        start = self._begin_with(config.lora)
         if mesh is None:
             _move(self.denoiser, device)
-        add_lora(self.denoiser, config.lora, family.layers, config.seed)
+        add_lora(self.denoiser, self.lora, family.layers, config.seed, start)
         self._adapter: Adapter = "current"
         self._seed = config.seed
         self._apply(config.model)
         if mesh is not None:  # from the CPU, block by block: the device never holds all of it
             shard_frozen(self.denoiser, repeated_blocks(self.denoiser), mesh, device)
+        if start is not None:
+            add_adapter(self.denoiser, "start", self._adapter)
+
+    def _begin_with(self, config: LoraConfig) -> Pairs | None:
+        """Reads `lora.start`: what of it is frozen goes into the weights; the rest is where the trained LoRA starts."""
+        self._encoders: dict[str, Pairs] = {}
+        self.starts: tuple[str, ...] = ()
+        if config.start is None:
+            return None
+        start = read_start(Path(config.start).expanduser(), self.pipeline, self.family.denoiser)
+        for name, pairs in start.encoders.items():
+            fuse(getattr(self.pipeline, name), by_name(pairs), 1.0)
+        beside = f", and {name_list} stays as it is there" if (name_list := " and ".join(start.encoders)) else ""
+        if config.merge_start:
+            cost = fuse(self.denoiser, by_name(start.denoiser), start.ratio)
+            lost = f"; {cost.lost:.0%} of it is lost to rounding in {cost.dtype}" if cost.lost >= 0.005 else ""
+            self.starts = (f"{config.start} is part of the base model{lost}",)
+            return None
+        self.lora = config.model_copy(update={"rank": start.rank, "alpha": start.ratio * start.rank})
+        about = f"rank {self.lora.rank}, alpha {self.lora.alpha:g}, {len(start.denoiser)} layers"
+        self.starts = (f"{config.start} is trained on: {about}{beside}",)
+        self._encoders = start.encoders
+        return start.denoiser
 
     def _apply(self, options: ModelConfig) -> None:
         """The options that trade time for memory, or a slow start for speed."""
@@ -125,7 +154,8 @@ class PipelinePolicy:
             return self.family.encode(list(prompts))
 
     def cut(self, prompts: Sequence[str]) -> list[CutPrompt]:
-        return cut_prompts(self.pipeline, self.family.token_limits(), prompts)
+        negative = [self._negative] if self._negative else []
+        return cut_prompts(self.pipeline, self.family.token_limits(), [*prompts, *negative])
 
     def transition(self, latents: torch.Tensor, steps: torch.Tensor, conditioning: Conditioning) -> Transition:
         steps = steps.to(self.device)
@@ -252,7 +282,24 @@ class PipelinePolicy:
         load_lora_state_dict(self.denoiser, state, peft_name(self.denoiser, adapter))
 
     def save_lora(self, folder: Path) -> Path:
-        return save_lora(self.denoiser, folder)
+        return save_lora(self.denoiser, folder, self._encoders)
+
+
+def _check_prompting(pipeline: Any, family: Family, sampling: SamplingConfig) -> None:
+    """Raises ModelError if a setting about prompts would have no effect."""
+    name, takes = type(pipeline).__name__, getattr(family, "takes", ())
+    if sampling.clip_skip is not None and "clip_skip" not in takes:
+        raise ModelError(f"sampling.clip_skip is for models with CLIP embeddings, and {name} has none; leave it out")
+    if not sampling.negative_prompt:
+        return
+    if "negative_prompt" not in takes:
+        raise ModelError(f"sampling.negative_prompt: {name} takes no negative prompt; leave it out")
+    if family.guidance is None:
+        scale = "true_cfg_scale" if family.true_cfg else "guidance_scale"
+        raise ModelError(
+            f"sampling.negative_prompt has no effect on {name} without classifier-free guidance; raise "
+            f"sampling.{scale} (it is {getattr(sampling, scale):g}), or leave it out"
+        )
 
 
 def _check_channels(pipeline: Any, family: Family) -> None:

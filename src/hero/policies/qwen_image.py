@@ -56,6 +56,7 @@ class QwenImage:
     text_encoders = ("text_encoder",)
     layers = LAYERS
     true_cfg = False
+    takes = ("negative_prompt",)
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         if pipeline.transformer.config.guidance_embeds:
@@ -74,10 +75,13 @@ class QwenImage:
         self.scale = sampling.guidance_scale
         plain = ClassifierFree.above_one(self.scale)
         self.guidance = RescaledGuidance(plain) if plain else None
+        self.negative = sampling.negative_prompt
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D), as long as the longest prompt, and `mask` (P, L) bool."""
-        embeddings, mask = self.pipeline.encode_prompt([*prompts, ""], device=self.device, max_sequence_length=_TOKENS)
+        embeddings, mask = self.pipeline.encode_prompt(
+            [*prompts, self.negative], device=self.device, max_sequence_length=_TOKENS
+        )
         mask = torch.ones(embeddings.shape[:2], device=self.device) if mask is None else mask
         rows = {"embeddings": embeddings, "mask": mask.bool()}
         return Conditioning({k: v[:-1] for k, v in rows.items()}, {k: v[-1:] for k, v in rows.items()})
@@ -106,7 +110,7 @@ class QwenImage:
         return pixels[:, :, 0]
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        guided = {"true_cfg_scale": self.scale, "negative_prompt": [""] * len(noise)}
+        guided = {"true_cfg_scale": self.scale, "negative_prompt": [self.negative] * len(noise)}
         return {"latents": pack(noise), **(guided if self.guidance else {"true_cfg_scale": 1.0})}
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from hero.config import SamplingConfig
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl
+from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, prompting
 from hero.policies.lora import UNET_LAYERS
 from hero.policies.steps import DDIMSteps, ddim_scheduler
 
@@ -35,6 +35,7 @@ class StableDiffusion:
     text_encoders = ("text_encoder",)
     layers = UNET_LAYERS
     true_cfg = False
+    takes = ("negative_prompt", "clip_skip")
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
@@ -46,10 +47,12 @@ class StableDiffusion:
         self.steps = DDIMSteps(pipeline.scheduler, sampling.num_steps, sampling.eta, device)
         self.scale = sampling.guidance_scale
         self.guidance = ClassifierFree.above_one(self.scale)
+        self.prompting = prompting(sampling)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D)."""
-        positive, negative = self.pipeline.encode_prompt(list(prompts), self.device, 1, True)
+        more = self.prompting.for_each(prompts)
+        positive, negative = self.pipeline.encode_prompt(list(prompts), self.device, 1, True, **more)
         return Conditioning({"embeddings": positive}, {"embeddings": negative[:1]})
 
     def token_limits(self) -> Mapping[str, int]:
@@ -69,7 +72,8 @@ class StableDiffusion:
         return decode_kl(self.pipeline.vae, latents)
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        return {"latents": noise, "guidance_scale": self.scale, "eta": 0.0}
+        more = self.prompting.for_each(noise)
+        return {"latents": noise, "guidance_scale": self.scale, "eta": 0.0, **more}
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:
         return latents

@@ -9,7 +9,16 @@ import torch
 
 from hero.config import SamplingConfig
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, ImageSize, Rows, decode_kl, image_tokens, later_blocks, shift_of
+from hero.policies.family import (
+    ClassifierFree,
+    ImageSize,
+    Rows,
+    decode_kl,
+    image_tokens,
+    later_blocks,
+    prompting,
+    shift_of,
+)
 from hero.policies.lora import JOINT_ATTENTION, JOINT_FEED_FORWARD
 from hero.policies.steps import FlowSteps, flow_scheduler
 
@@ -25,6 +34,7 @@ class StableDiffusion3:
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     layers = LAYERS
     true_cfg = False
+    takes = ("negative_prompt", "clip_skip")
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
@@ -41,11 +51,17 @@ class StableDiffusion3:
         self.steps = FlowSteps(scheduler, sampling.eta, device)
         self.scale = sampling.guidance_scale
         self.guidance = ClassifierFree.above_one(self.scale)
+        self.prompting = prompting(sampling)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D), CLIP's and T5's concatenated, and `pooled` (P, D')."""
         embeddings, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
-            list(prompts), None, None, device=self.device, do_classifier_free_guidance=True
+            list(prompts),
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=True,
+            **self.prompting.for_each(prompts),
         )
         return Conditioning(
             {"embeddings": embeddings, "pooled": pooled},
@@ -73,7 +89,7 @@ class StableDiffusion3:
         return decode_kl(self.pipeline.vae, latents)
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        return {"latents": noise, "guidance_scale": self.scale}
+        return {"latents": noise, "guidance_scale": self.scale, **self.prompting.for_each(noise)}
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:
         return latents

@@ -10,7 +10,7 @@ import torch
 from hero.config import SamplingConfig
 from hero.errors import ModelError
 from hero.policies.conditioning import Conditioning
-from hero.policies.family import ClassifierFree, Rows, decode_kl
+from hero.policies.family import ClassifierFree, Rows, decode_kl, prompting
 from hero.policies.lora import UNET_LAYERS
 from hero.policies.stable_diffusion import unet_feature_layers, unet_image_size
 from hero.policies.steps import DDIMSteps, ddim_scheduler
@@ -25,6 +25,7 @@ class StableDiffusionXL:
     text_encoders = ("text_encoder", "text_encoder_2")
     layers = UNET_LAYERS
     true_cfg = False
+    takes = ("negative_prompt", "clip_skip")
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         if pipeline.unet.config.time_cond_proj_dim is not None:
@@ -40,11 +41,12 @@ class StableDiffusionXL:
         self.steps = DDIMSteps(pipeline.scheduler, sampling.num_steps, sampling.eta, device)
         self.scale = sampling.guidance_scale
         self.guidance = ClassifierFree.above_one(self.scale)
+        self.prompting = prompting(sampling)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D), `pooled` (P, D') and `time_ids` (P, 6): original size, crop, target size."""
         embeddings, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
-            list(prompts), device=self.device, do_classifier_free_guidance=True
+            list(prompts), device=self.device, do_classifier_free_guidance=True, **self.prompting.for_each(prompts)
         )
         sides = [self.size.height, self.size.width]
         time_ids = torch.tensor([[*sides, 0, 0, *sides]], dtype=embeddings.dtype, device=self.device)
@@ -75,7 +77,8 @@ class StableDiffusionXL:
         return decode_kl(self.pipeline.vae, latents)
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        return {"latents": noise, "guidance_scale": self.scale, "eta": 0.0}
+        more = self.prompting.for_each(noise)
+        return {"latents": noise, "guidance_scale": self.scale, "eta": 0.0, **more}
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:
         return latents

@@ -43,6 +43,7 @@ class ZImage:
     text_encoders = ("text_encoder",)
     layers = LAYERS
     true_cfg = False
+    takes = ("negative_prompt",)
 
     def __init__(self, pipeline: Any, sampling: SamplingConfig, device: torch.device) -> None:
         self.pipeline = pipeline
@@ -56,10 +57,13 @@ class ZImage:
         self.steps = FlowSteps(scheduler, sampling.eta, device)
         self.scale = sampling.guidance_scale
         self.guidance = ClassifierFree(1 + self.scale) if self.scale > 0 else None
+        self.negative = sampling.negative_prompt
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D), padded to the longest prompt, and `length` (P,)."""
-        listed, _ = self.pipeline.encode_prompt([*prompts, ""], self.device, do_classifier_free_guidance=False)
+        listed, _ = self.pipeline.encode_prompt(
+            [*prompts, self.negative], self.device, do_classifier_free_guidance=False
+        )
         lengths = torch.tensor([len(row) for row in listed], device=self.device)
         rows = {"embeddings": torch.nn.utils.rnn.pad_sequence(listed, batch_first=True), "length": lengths}
         return Conditioning({k: v[:-1] for k, v in rows.items()}, {k: v[-1:] for k, v in rows.items()})
@@ -84,7 +88,8 @@ class ZImage:
         return decode_kl(self.pipeline.vae, latents)
 
     def library_arguments(self, noise: torch.Tensor) -> dict[str, Any]:
-        return {"latents": noise.float(), "guidance_scale": self.scale}
+        more = {"negative_prompt": [self.negative] * len(noise)} if self.negative else {}
+        return {"latents": noise.float(), "guidance_scale": self.scale, **more}
 
     def from_library(self, latents: torch.Tensor) -> torch.Tensor:
         return latents

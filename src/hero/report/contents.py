@@ -196,5 +196,5 @@ class RunContents:
     @property
     def snippet(self) -> str:
         """Python that loads the LoRA into a plain diffusers pipeline."""
-        snippets = Snippets(self.config)
+        snippets = Snippets(self.config, record=self._run.model)
         return f"{snippets.load('lora', 'in the folder of the run')}\n{snippets.draw()}"

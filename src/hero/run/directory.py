@@ -23,6 +23,7 @@ from hero.config import Config, load_run_config
 from hero.errors import RunError
 from hero.ids import ImageId, round_of
 from hero.run.fixed import check_unchanged
+from hero.run.model import check_same_model, located, placed
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ __all__ = [
     "NOISE_FILE",
     "REPORT_FILE",
     "RESULT_FILE",
+    "START_FILE",
     "STORE_FILE",
     "Checkpoint",
     "CheckpointKind",
@@ -47,6 +49,8 @@ METRICS_FILE = "metrics.jsonl"
 STORE_FILE = "feedback.db"
 LORA_FILE = "lora/pytorch_lora_weights.safetensors"
 NOISE_FILE = "refined_noise.safetensors"
+START_FILE = "start_lora.safetensors"
+"""The LoRA that the run starts from, as it was given; only where it was."""
 CUT_FILE = "cut_prompts.json"
 """What text encoders do not see of the run's prompts; written only where something is cut."""
 REPORT_FILE = "report.html"
@@ -55,7 +59,7 @@ EVALUATION = "evaluation"
 RESULT_FILE = "result.json"
 """The result of an evaluation, within that folder."""
 _FORMAT = 2
-_BEFORE_CONFIG = {".lock", ".config.toml.partial"}
+_BEFORE_CONFIG = {".lock", ".config.toml.partial", START_FILE, f".{START_FILE}.partial"}
 """What is left of a run that was killed before it had a config.toml."""
 _KEEP = 4
 """Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
@@ -104,11 +108,15 @@ class RunDirectory:
         """
         cls.check_free(path)
         path = Path(path)
-        run = cls(path, config)
+        config, start = placed(config), config.lora.start
+        run = cls(path, config if start is None else _starting_from(config, path / START_FILE))
         with _disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             run.lock()
-            run.write_text("config.toml", config.to_toml())
+            if start is not None:
+                source = Path(start).expanduser()
+                run.write_file(START_FILE, lambda beside: shutil.copyfile(source, beside))
+            run.write_text("config.toml", run.config.to_toml())
         return run
 
     @classmethod
@@ -122,11 +130,21 @@ class RunDirectory:
         path = Path(path)
         if not (path / "config.toml").is_file():
             raise RunError(f"there is no run in {path}: it holds no config.toml")
-        begun = load_run_config(path / "config.toml")
+        begun = located(load_run_config(path / "config.toml"), path)
+        own = begun if begun.lora.start is None else _starting_from(begun, path / START_FILE)
         if not settings:
-            return cls(path, begun)
+            return cls(path, own)
         wanted = load_run_config(path / "config.toml", settings)
+        if {"path", "config"} & settings.get("model", {}).keys():
+            wanted = placed(wanted)
+            if _places(wanted) != _places(begun):
+                check_same_model(path, begun.model, wanted.model)
+                begun = begun.model_copy(update={"model": begun.model.model_copy(update=_places(wanted))})
+        else:
+            wanted = located(wanted, path)
         check_unchanged(begun, wanted)
+        if wanted.lora == begun.lora:
+            wanted = wanted.model_copy(update={"lora": own.lora})
         return cls(path, wanted)
 
     def lock(self) -> None:
@@ -233,8 +251,8 @@ class RunDirectory:
             raise RunError(f"cannot read {path}: {error}") from None
 
     def save_checkpoint(self, round_: int, kind: CheckpointKind, state: Mapping[str, Any], tensors: Tensors) -> None:
-        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints, and parts of
-        rounds that are finished.
+        """Writes checkpoints/<round>-<kind>/ atomically; then deletes all but the newest four checkpoints and those
+        that `run.keep_loras` keeps, and parts of rounds that are finished.
 
         Raises:
             RunError: it cannot be written (a full disk, say); earlier checkpoints are intact.
@@ -260,8 +278,20 @@ class RunDirectory:
             _flush(folder)
         parts = [f for f in self._checkpoint_folders() if f.name.endswith("-part")]
         whole = [f for f in self._checkpoint_folders() if f not in parts]
-        for old in [*whole[:-_KEEP], *(part for part in parts if kind != "part" or part.name != name)]:
+        old_ones = [folder for folder in whole[:-_KEEP] if not self._is_kept(folder)]
+        for old in [*old_ones, *(part for part in parts if kind != "part" or part.name != name)]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _is_kept(self, folder: Path) -> bool:
+        """Whether it is what was learnt up to a round that `run.keep_loras` keeps."""
+        every, (number, _, kind) = self.config.run.keep_loras, folder.name.partition("-")
+        return every > 0 and kind == "told" and int(number) > 0 and int(number) % every == 0
+
+    @property
+    def told_rounds(self) -> list[int]:
+        """Finished rounds of which everything that was learnt by then is still there, ascending."""
+        names = [folder.name.partition("-") for folder in self._checkpoint_folders()]
+        return [int(number) for number, _, kind in names if kind == "told" and int(number) > 0]
 
     def _checkpoint_folders(self) -> list[Path]:
         folder = self.path / "checkpoints"
@@ -279,13 +309,15 @@ class RunDirectory:
 
         return self._newest_checkpoint(kind, round_, load_file)
 
-    def load_state(self, kind: CheckpointKind) -> dict[str, Any] | None:
-        """`state` of the newest checkpoint of `kind`, without its tensors and without torch; None where there is none.
+    def load_state(self, kind: CheckpointKind, round_: int | None = None) -> dict[str, Any] | None:
+        """`state` of the newest checkpoint of `kind` (and of `round_`), without its tensors and without torch.
+
+        None where there is none.
 
         Raises:
             RunError: as for `load_checkpoint`.
         """
-        newest = self._newest_checkpoint(kind, None, lambda _: {})
+        newest = self._newest_checkpoint(kind, round_, lambda _: {})
         return None if newest is None else newest.state
 
     def _newest_checkpoint(
@@ -318,6 +350,16 @@ def _from_format_1(
         noises = {key.replace(".", "_noise."): value for key, value in tensors["noise"].items()}
         tensors |= {"memory": {**tensors["memory"], **noises}, "noise": {}, "reward": tensors.pop("representation")}
     return {"kinds": {}, **state}, tensors
+
+
+def _places(config: Config) -> dict[str, str | None]:
+    """Where the model's files are."""
+    return {"path": config.model.path, "config": config.model.config}
+
+
+def _starting_from(config: Config, file: Path) -> Config:
+    """`config` with the run's own copy of the LoRA that it starts from, wherever the run's folder is by now."""
+    return config.model_copy(update={"lora": config.lora.model_copy(update={"start": str(file.absolute())})})
 
 
 def image_file(run: Path, image: ImageId) -> Path:

@@ -29,6 +29,7 @@ from hero.run.directory import (
     RunDirectory,
     read_images,
 )
+from hero.run.model import ModelRecord, read_record
 from hero.types import RoundStats
 
 __all__ = ["FinishedRun", "read_json"]
@@ -40,23 +41,38 @@ class FinishedRun:
     Args:
         path: the run directory.
         evaluation: the folder of its evaluation, if that is not in the run.
+        round_: the run as it was after that round, if what was learnt by then is kept; None: as it is now.
 
     Attributes:
         path: as given.
         directory: the same, as a `RunDirectory`.
         config: its settings.
         evaluation_folder: where its evaluation is, or will be.
+        round: as given.
 
     Raises:
-        RunError: there is no run in `path`; and from every method: a file exists but cannot be read.
+        RunError: there is no run in `path`, or that round is not kept; and from every method: a file exists but cannot
+            be read.
         ConfigError: its config.toml is not valid.
     """
 
-    def __init__(self, path: str | Path, *, evaluation: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path, *, evaluation: str | Path | None = None, round_: int | None = None) -> None:
         self.directory = RunDirectory.open(path)
         self.path = self.directory.path
         self.config: Config = self.directory.config
-        self.evaluation_folder = self.path / EVALUATION if evaluation is None else Path(evaluation)
+        self.round = round_
+        own = EVALUATION if round_ is None else f"{EVALUATION}-{round_:04d}"
+        self.evaluation_folder = self.path / own if evaluation is None else Path(evaluation)
+        if round_ is not None and round_ not in self.kept_rounds:
+            kept = ", ".join(map(str, self.kept_rounds)) or "none"
+            raise RunError(
+                f"round {round_} of {path} is not kept (kept: {kept}); with --set run.keep_loras=N every Nth one is"
+            )
+
+    @property
+    def kept_rounds(self) -> list[int]:
+        """Rounds that the run can be read as of, ascending."""
+        return self.directory.told_rounds
 
     @property
     def name(self) -> str:
@@ -68,7 +84,7 @@ class FinishedRun:
     @property
     def history(self) -> list[RoundStats]:
         """The figures of every finished round: from the newest checkpoint, or else from metrics.jsonl."""
-        state = self.directory.load_state("told")
+        state = self.directory.load_state("told", self.round)
         if state is not None:
             return [RoundStats.from_dict(line) for line in state["history"]]
         path = self.path / METRICS_FILE
@@ -106,7 +122,7 @@ class FinishedRun:
 
     def is_current(self, evaluation: dict[str, Any]) -> bool:
         """Whether `evaluation` is of the run as it is now: as many labels, the same sampler, seed and so on."""
-        sampler = self.config.sampling.model_dump(include={"num_steps", "eta", "guidance_scale"})
+        sampler = self.config.sampling.sampler
         details = evaluation.get("details", {})
         return (
             evaluation.get("labels") == self.labels
@@ -144,7 +160,9 @@ class FinishedRun:
         if store is None:
             return []
         with store:
-            return sorted(label.created_at.astimezone(UTC).replace(microsecond=0) for label in store.labels())
+            until = float("inf") if self.round is None else self.round
+            dates = [label.created_at for label in store.labels() if label.round <= until]
+        return sorted(date.astimezone(UTC).replace(microsecond=0) for date in dates)
 
     @property
     def newest_label(self) -> datetime | None:
@@ -168,23 +186,28 @@ class FinishedRun:
         return None
 
     @property
+    def model(self) -> ModelRecord | None:
+        """Which model it was trained on; None in runs that were made before that was written down."""
+        return read_record(self.path)
+
+    @property
     def lora_file(self) -> Path:
         """The LoRA in diffusers' layout; the file does not exist before the first round."""
         return self.path / LORA_FILE
 
     @property
     def noise_file(self) -> Path | None:
-        """The refined noise; None where the run has none."""
+        """The newest refined noise; None where the run has none."""
         path = self.path / NOISE_FILE
         return path if path.is_file() else None
 
     def checkpoint(self) -> Checkpoint:
-        """The newest checkpoint with its tensors; loads torch.
+        """The newest checkpoint, or that of `round`, with its tensors; loads torch.
 
         Raises:
             RunError: there is none yet, or none can be read.
         """
-        checkpoint = self.directory.load_checkpoint("told")
+        checkpoint = self.directory.load_checkpoint("told", self.round)
         if checkpoint is None:
             raise RunError(f"{self.path} holds no checkpoint yet; run `hero resume {self.path}` first")
         return checkpoint

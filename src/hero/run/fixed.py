@@ -19,12 +19,16 @@ FIXED: dict[str, str] = {
     "seed": "features and the order of what is drawn are functions of it",
     "task.name": "the labels so far are of that task",
     "task.prompts": "best and good images are remembered by the prompt's place in this list",
-    "model.path": _LEARNT_ON,
+    "task.prompts_per_round": "which prompt an image was drawn for is a function of it",
+    "model.path": f"{_LEARNT_ON} (the same one at another place is accepted)",
+    "model.config": f"{_LEARNT_ON} (the same files at another place are accepted)",
     "model.revision": _LEARNT_ON,
     "model.variant": _LEARNT_ON,
     "lora.rank": _LORA,
     "lora.alpha": f"{_LORA}, and would be scaled by the new value",
     "lora.layers": _LORA,
+    "lora.start": _LORA,
+    "lora.merge_start": _LORA,
     "evaluator.store": "the labels so far are in that store",
 }
 """Setting → the reason. Sizes that what was learnt depends on are compared with the checkpoint as well."""

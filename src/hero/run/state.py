@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from hero.config import Config, SelectionConfig, upgraded
+from hero.config import Config, LoraConfig, ModelConfig, SamplingConfig, SelectionConfig, upgraded
 from hero.distributed import Alone, Helper, Work, Workers
 from hero.errors import ConfigError, ModelError, RunError
 from hero.features import extract
 from hero.ids import image_id, index_of
 from hero.memory import Memory
-from hero.noise import make_noise
+from hero.noise import InitialNoise, make_noise
 from hero.policies import Conditioning, Policy, load_policy
 from hero.reward import Reward, RewardContext, make_reward
 from hero.rollout import draw_micro_batch
@@ -30,10 +30,11 @@ from hero.run import Checkpoint, RunDirectory
 from hero.run.directory import CUT_FILE, NOISE_FILE
 from hero.run.trackers import Trackers
 from hero.selection import make_selector
+from hero.turns import round_prompts
 from hero.types import BestImage, Feedback, ImageBatch, ImageId, Labelled, RoundStats, Trajectory
 from hero.update import Update, make_update
 
-__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered", "restored_reward"]
+__all__ = ["Asked", "Learner", "help_main", "labelled_round", "remembered", "restored_noise", "restored_reward"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class Learner:
             with suppress(RunError):  # somebody may have deleted its round; what was learnt from it is kept
                 found.append(BestImage(best, self.directory.read_image(best), prompts[k]))
         return tuple(found)
+
+    def best_of(self, round_: int) -> tuple[BestImage, ...]:
+        """Those of `best` whose prompts the round has."""
+        asked = {self.config.task.prompts[k] for k in round_prompts(self.config, round_)}
+        return tuple(best for best in self.best if best.prompt in asked)
 
     def save(self) -> None:
         """Writes the checkpoint of the newest finished round.
@@ -227,7 +233,7 @@ class Learner:
             images = tuple(self.directory.read_image(i) for i in ids)
         except RunError:
             return None
-        batch = ImageBatch(round_, ids, images, prompts, self.best, self.config.task.criterion)
+        batch = ImageBatch(round_, ids, images, prompts, self.best_of(round_), self.config.task.criterion)
         return Asked(batch, trajectory, stored.state["seconds"])
 
     def labelled(self, round_: int, feedback: Feedback) -> Labelled | None:
@@ -309,6 +315,15 @@ def restored_reward(
     return reward
 
 
+def restored_noise(config: Config, told: Checkpoint) -> InitialNoise | None:
+    """The refined initial noise as of a checkpoint; None where the method has none or no best image was known yet."""
+    memory, noise = Memory(), make_noise(config.noise, config.task.prompts)
+    memory.load(*remembered(told))
+    noise.load_state_dict(told.tensors["noise"])
+    noise.refit(memory)
+    return noise if noise.fitted else None
+
+
 def _same_kind(stage: str, config: Config, told: Checkpoint) -> bool:
     kind = told.state["kinds"].get(stage)  # version 0.1 did not store it, and had one kind of each
     return kind is None or kind == getattr(config, stage).kind
@@ -320,8 +335,16 @@ def remembered(told: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[int, Ima
 
 
 def _upgraded_drawn_with(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """`stored` as `_drawn_with` would write it now; version 0.1 had other names and no selection."""
-    return {"selection": SelectionConfig().model_dump(mode="json"), **upgraded(stored)}
+    """`stored` as `_drawn_with` would write it now: under present names, and with the settings that came later."""
+    given = upgraded(stored)
+    stages = {
+        "model": ModelConfig(),
+        "lora": LoraConfig(),
+        "sampling": SamplingConfig(),
+        "selection": SelectionConfig(),
+    }
+    later = {name: {**stage.model_dump(mode="json"), **given.get(name, {})} for name, stage in stages.items()}
+    return _without_places({"prompts_per_round": None, **given, **later})
 
 
 def _learns_with(config: Config) -> dict[str, Any]:
@@ -332,7 +355,20 @@ def _learns_with(config: Config) -> dict[str, Any]:
 def _drawn_with(config: Config) -> dict[str, Any]:
     """The settings that images and log-probabilities depend on."""
     chosen = config.model_dump(mode="json", include={"seed", "model", "lora", "sampling", "noise", "selection"})
-    for name in ("device", "threads", "gradient_checkpointing", "offload", "vae_slicing"):
-        del chosen["model"][name]
-    del chosen["sampling"]["micro_batch"]
-    return {**chosen, "prompts": list(config.task.prompts)}
+    task = {"prompts": list(config.task.prompts), "prompts_per_round": config.task.prompts_per_round}
+    return _without_places({**chosen, **task})
+
+
+_NOT_IN_PICTURES = {
+    "model": ("path", "config", "device", "threads", "gradient_checkpointing", "offload", "vae_slicing"),
+    "sampling": ("micro_batch",),
+    "lora": ("start",),
+}
+"""Settings that pictures do not depend on. Files may have moved; what they hold is fixed (`hero.run.fixed`)."""
+
+
+def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {k: v for k, v in stage.items() if k not in _NOT_IN_PICTURES[name]} if name in _NOT_IN_PICTURES else stage
+        for name, stage in settings.items()
+    }
