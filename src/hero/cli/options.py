@@ -9,13 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from hero.errors import ConfigError
+from hero.web.listening import Listening
 
 __all__ = [
     "CLOSING_SECONDS",
+    "AllowHost",
     "AsJson",
     "Host",
     "NoBrowser",
     "Port",
+    "Prefix",
     "Processes",
     "Prompts",
     "Publish",
@@ -26,6 +29,7 @@ __all__ = [
     "Token",
     "Variant",
     "hub_settings",
+    "listening_of",
     "not_empty",
 ]
 
@@ -55,6 +59,22 @@ Host = Annotated[
     ),
 ]
 Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Another name by which browsers reach the labelling page, e.g. a proxy's; .example.org: all names that "
+        "end so. Repeatable.",
+    ),
+]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH",
+        help="Path below which a proxy passes requests on to the labelling page unchanged, e.g. /hero; one that takes "
+        "it off needs none.",
+    ),
+]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
 Publish = Annotated[
     Path | None,
@@ -66,6 +86,17 @@ PublishKeep = Annotated[int, typer.Option(metavar="N", min=1, help="With --publi
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
 CLOSING_SECONDS = 2.0
 """Seconds for which the page of a finished run is still served, so that it can show the end."""
+
+
+def listening_of(host: str, port: int | None, no_browser: bool, allow_host: list[str] | None, prefix: str) -> Listening:
+    """Where a page is to be served; fails at once if it cannot be, before anything slow is done.
+
+    Raises:
+        ConfigError: the port that was named is taken, or a name or the prefix is not one.
+    """
+    listening = Listening(host, port, not no_browser, tuple(allow_host or ()), prefix.rstrip("/"))
+    listening.check()
+    return listening
 
 
 def hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from hero.feedback.store import LabelStore
 
 __all__ = ["MOST_ROUNDS", "Channel", "Command", "CommandKind", "DeskState", "Event", "EventKind"]
 
-EventKind = Literal["run", "round", "chunk", "suggestions", "phase", "learned", "preview", "answer", "command"]
+EventKind = Literal[
+    "run", "round", "chunk", "suggestions", "phase", "learned", "preview", "answer", "result", "command"
+]
 CommandKind = Literal["pause", "resume", "stop", "more-rounds", "finish"]
 
 MOST_ROUNDS = 1000
@@ -68,6 +70,7 @@ class DeskState:
             before any event.
         run, phase, round: None until there is such an event; `round` is the newest one, with its images so far.
         learned, previews, answers: one entry a round, in order of rounds.
+        result: the newest evaluation of the run's model; None without one.
         last_event: id of the newest event; 0 if there is none.
     """
 
@@ -78,6 +81,7 @@ class DeskState:
     learned: list[dict[str, Any]] = field(default_factory=list)
     previews: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
     last_event: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +113,8 @@ class DeskState:
             self.previews = _with_entry(self.previews, {**body, "round": round_})
         elif event.kind == "answer":
             self.answers = _with_entry(self.answers, {**body, "round": round_})
+        elif event.kind == "result":
+            self.result = body
 
 
 def _with_entry(entries: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
