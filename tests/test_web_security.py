@@ -245,11 +245,7 @@ def test_a_proxy_that_takes_the_prefix_off_may_say_what_it_was(client: TestClien
 
 def test_a_proxy_may_put_a_host_of_its_own_before_ours(behind_a_proxy: TestClient) -> None:
     wanted = {"kind": "pause", "body": {"x": 1}, "evaluator": "me"}  # refused by its form, so nothing changes
-    for origin, status in (
-        ("https://hub.example", 422),
-        ("https://evil.example", 403),
-        ("https://sub.hub.example", 403),
-    ):
+    for name, status in (("hub.example", 422), ("evil.example", 403), ("sub.hub.example", 403)):
         answer = behind_a_proxy.post("/api/commands", json=wanted, headers={**BEARER, "Origin": f"https://{name}"})
         assert answer.status_code == status, name
 

@@ -135,7 +135,7 @@ class BlindDesk:
             "evaluators": config.evaluator.people,
             "rule": config.evaluator.rule,
             "refined": False,
-            "folder": str(self._run.path),
+            "folder": str(self._run.path.resolve()),
             "lora": None,
         }
 

@@ -159,7 +159,7 @@ class _Attended:
             "evaluators": config.evaluator.people,
             "rule": config.evaluator.rule,
             "refined": self._refined,
-            "folder": str(run),
+            "folder": str(run.resolve()),
             "lora": str(lora.resolve()) if lora.is_file() else None,
         }
         self._channel.publish("run", 0, body)

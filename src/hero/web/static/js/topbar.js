@@ -1,7 +1,7 @@
 // The line over the images: which round, what the run is doing, and the switches.
 
 import { count, duration, h, icon, iconButton, set } from "./dom.js";
-import { hasEnded, isDrawn, isEvaluation, missingEvaluators, scene } from "./state.js";
+import { hasEnded, isComplete, isDrawn, isEvaluation, missingEvaluators, scene } from "./state.js";
 
 /** What the run is doing, in a few words. */
 export function doing(state) {
@@ -14,6 +14,7 @@ export function doing(state) {
       return `Drawing ${round?.images.length ?? 0} of ${round?.total ?? phase.total}${left}`;
     case "waiting":
       if (current === "label") return `${count(round.images.length, "image")}, all drawn`;
+      if (phase.step === "settling") return "Learning begins in a moment";
       return missingEvaluators(state) ? "Waiting for others" : "Going on";
     case "learning":
       return `Learning${left}`;
@@ -24,7 +25,7 @@ export function doing(state) {
     case "finished":
       return "Finished";
     case "stopped":
-      return "Stopped and saved";
+      return isComplete(state) ? "Finished" : "Stopped and saved";
     case "failed":
       return "Failed";
     default:
@@ -56,11 +57,27 @@ export class Topbar {
     );
     this.size.addEventListener("input", () => act.size(Number(this.size.value)));
     this.size.addEventListener("dblclick", () => act.size(null));
+    this.size.addEventListener("pointerup", () => {
+      this.size.blur(); // or the arrow keys would go on resizing
+      act.refocus();
+    });
     this.veil = h(
       "button",
       { type: "button", class: "plain-button with-icon", on: { click: () => act.reveal() } },
       icon("eye"),
       h("span", {}),
+    );
+    this.view = h(
+      "button",
+      {
+        type: "button",
+        class: "plain-button with-icon",
+        "aria-keyshortcuts": "v",
+        title: "One image at a time, or the grid (v)",
+        on: { click: () => act.view() },
+      },
+      icon("single"),
+      h("span", { class: "wide-only" }, "One by one"),
     );
     this.pastRounds = h(
       "button",
@@ -105,6 +122,7 @@ export class Topbar {
         this.veil,
         this.suggest,
         this.size,
+        this.view,
         this.pastRounds,
         h("div", { class: "menu-wrap" }, this.menuButton, this.menu),
       ),
@@ -134,7 +152,10 @@ export class Topbar {
         title: "Marks images as the model would, the least certain first; you correct",
       },
     );
-    this.size.hidden = current !== "label" && current !== "past";
+    const oneByOne = state.view === "single";
+    this.size.hidden = (current !== "label" || oneByOne) && current !== "past";
+    this.view.hidden = current !== "label";
+    set(this.view, { "aria-pressed": String(oneByOne), "aria-label": "One image at a time" });
     this.pastRounds.hidden = state.answers.length === 0 || evaluation;
     set(this.pastRounds, { "aria-pressed": String(past !== null) });
     this.paused = phase?.phase === "paused";
