@@ -156,8 +156,13 @@ class Channel:
         values = dict(body or {})
         if kind not in get_args(CommandKind):
             raise FeedbackError(f"unknown command {kind!r}; known: {', '.join(get_args(CommandKind))}")
-        if set(values) != ({"rounds"} if kind == "more-rounds" else set()):
-            needed = 'needs {"rounds": how many}' if kind == "more-rounds" else "has an empty body"
+        if kind == "more-rounds":
+            fits, needed = set(values) == {"rounds"}, 'needs {"rounds": how many}'
+        elif kind == "finish":
+            fits, needed = values in ({}, {"stay": True}), 'has an empty body, or {"stay": true}'
+        else:
+            fits, needed = not values, "has an empty body"
+        if not fits:
             raise FeedbackError(f"the command {kind} {needed}")
         rounds = values.get("rounds", 1)
         if type(rounds) is not int or not 1 <= rounds <= MOST_ROUNDS:

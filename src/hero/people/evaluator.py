@@ -41,7 +41,7 @@ class People:
     Attributes:
         channel: events and commands.
         more_rounds: called with the number of rounds that an evaluator asks to add; if None, the request is refused.
-        released: whether somebody ended the run from their page.
+        released: whether somebody ended the run from their page, and stays to see the result.
         on_phase: called with what is said to the pages: phase, step, done and total.
     """
 
@@ -209,8 +209,8 @@ class People:
         return self._extended
 
     def rest(self, message: str) -> None:
-        """Says that the run is over. Where somebody ended it from their page, it stays until they are done with it:
-        until they send another `finish`, or for `settings.linger` seconds."""
+        """Says that the run is over. Where somebody stays to see the result, so does their page: until they send
+        another `finish`, or for `settings.linger` seconds."""
         self.more_rounds = None
         self.say("stopped", "complete", message=message)
         if self.released:
@@ -261,7 +261,7 @@ class People:
                 self._extended = True
                 return True, f"{command.body['rounds']} more rounds."
             case "finish" if self._lingering:
-                self._lingering, self.released = False, True
+                self._lingering, self.released = False, "stay" in command.body
                 return True, "Finished."
             case "finish":
                 return False, "There are rounds left; stop the run instead, it can be resumed."

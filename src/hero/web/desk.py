@@ -193,7 +193,7 @@ class Desk:
 
     def command(self, command: AnyCommand) -> int:
         """Hands a command to the run; returns its id."""
-        return self.channel.command(command.kind, command.body.model_dump(), command.evaluator)
+        return self.channel.command(command.kind, command.body.model_dump(exclude_defaults=True), command.evaluator)
 
     def _verdicts(self, number: int) -> dict[str, dict[Any, int]]:
         """How many of those who submitted marked each image good and bad."""

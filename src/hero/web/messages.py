@@ -123,7 +123,7 @@ class _MoreRounds(_Request):
 class PlainCommand(_Request):
     """A command without details."""
 
-    kind: Literal["pause", "resume", "stop", "finish"]
+    kind: Literal["pause", "resume", "stop"]
     body: _Nothing = _Nothing()
     evaluator: EvaluatorName
 
@@ -136,7 +136,19 @@ class MoreRounds(_Request):
     evaluator: EvaluatorName
 
 
-AnyCommand = Annotated[PlainCommand | MoreRounds, Field(discriminator="kind")]
+class _Finishing(_Request):
+    stay: bool = False
+
+
+class Finish(_Request):
+    """A command to wait no longer for more rounds; `stay`: and then to show the result for a while."""
+
+    kind: Literal["finish"]
+    body: _Finishing = _Finishing()
+    evaluator: EvaluatorName
+
+
+AnyCommand = Annotated[PlainCommand | Finish | MoreRounds, Field(discriminator="kind")]
 
 
 class Mine(BaseModel):

@@ -93,7 +93,10 @@ export class Grid {
   }
 
   button(name, label, id) {
-    const act = () => this.actions[{ star: "best", zoom: "zoom", close: "bad" }[name]](id);
+    const act = () => {
+      this.actions[{ star: "best", zoom: "zoom", close: "bad" }[name]](id);
+      if (name !== "zoom") this.focus(id); // or Enter would press the button again instead of submitting
+    };
     const button = iconButton(name, `${label}: ${id}`, act, { className: `on-tile ${name}` });
     button.tabIndex = -1;
     button.title = label;

@@ -16,7 +16,7 @@ const LEAVING = 160; // milliseconds that a decided image takes to go
 export class Single {
   /** `act.decide(what)`; `act.undo`, `act.why`, `act.view`. */
   constructor({ act, onShow }) {
-    Object.assign(this, { act, onShow, id: null });
+    Object.assign(this, { act, onShow, id: null, shown: null });
     this.picture = h("img", { alt: "", draggable: "false" });
     this.frame = h("div", { class: "single-frame", tabindex: "-1" }, this.picture);
     this.place = h("p", { class: "single-place" });
@@ -59,7 +59,8 @@ export class Single {
   /** @param order images as shown; isOpen(id): nobody has said anything; look as for the grid; total to expect. */
   show(order, isOpen, look, { total, evaluation }) {
     const id = this.current(order, isOpen);
-    if (id !== null && id !== this.id) {
+    if (id !== null && id !== this.shown) {
+      this.shown = id;
       this.picture.src = imageUrl(id, 768);
       this.onShow(id);
       const following = order.map((image) => image.id).filter((one) => one !== id && isOpen(one)).slice(0, 2);
@@ -88,7 +89,6 @@ export class Single {
   /** Asks about `id` again: what an undo has opened. */
   ask(id) {
     this.id = id;
-    this.picture.src = imageUrl(id, 768);
   }
 
   /** The picture goes the way it was decided; purely for the eye. */

@@ -151,7 +151,7 @@ export class Training {
     }
     if (phase?.phase === "finished" && !isEvaluation(state)) {
       const more = button("primary", "More rounds", () => this.act.more());
-      const finish = button("plain-button", "Finish", () => this.act.command("finish"));
+      const finish = button("plain-button", "Finish", () => this.act.command("finish", { stay: true }));
       parts.push(h("div", { class: "buttons" }, more, finish));
     }
     this.extra.replaceChildren(...parts);
