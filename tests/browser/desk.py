@@ -34,7 +34,7 @@ def sheet_images(task: str) -> list[Image.Image]:
 class Desk:
     """A run directory without a run: whatever a run would tell the pages, a test tells them."""
 
-    def __init__(self, folder: Path, **run: Any) -> None:
+    def __init__(self, folder: Path, /, **run: Any) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.store = LabelStore(folder / "feedback.db")

@@ -4,13 +4,13 @@ const layers = [];
 let own = 0; // steps back that this module took itself
 
 /** Puts a layer on top; `close` is called when the browser goes back. */
-export function enter(close) {
+export function enterLayer(close) {
   layers.push(close);
   history.pushState({ layers: layers.length }, "");
 }
 
 /** The layer was closed otherwise: its step in the browser's history is taken back. */
-export function leave(close) {
+export function leaveLayer(close) {
   const at = layers.indexOf(close);
   if (at < 0) return;
   layers.splice(at, 1);

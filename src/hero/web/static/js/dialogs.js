@@ -1,6 +1,6 @@
 // Questions in a dialog: the name, more rounds, stop; and the help.
 
-import { enter, leave } from "./back.js";
+import { enterLayer, leaveLayer } from "./back.js";
 import { h } from "./dom.js";
 import { KEYS } from "./keys.js";
 
@@ -34,7 +34,7 @@ function ask({ title, content, submit, danger = false, read = () => true, cancel
         on: {
           click: (event) => event.target === dialog && dialog.close(),
           close: () => {
-            leave(back);
+            leaveLayer(back);
             dialog.remove();
             resolve(answer);
           },
@@ -45,7 +45,7 @@ function ask({ title, content, submit, danger = false, read = () => true, cancel
     const back = () => dialog.close();
     document.body.append(dialog);
     dialog.showModal();
-    enter(back);
+    enterLayer(back);
   });
 }
 

@@ -1,7 +1,7 @@
 // The page: joins the stream of events, the marks and the parts that show them.
 
 import { ApiError, getState, postCommand, postReopen } from "./api.js";
-import { enter, leave } from "./back.js";
+import { enterLayer, leaveLayer } from "./back.js";
 import { Bar } from "./bar.js";
 import { askName, askReason, askRounds, askStop, NAME, showHelp } from "./dialogs.js";
 import { announce, count, toast } from "./dom.js";
@@ -141,8 +141,8 @@ const act = {
   past: (round) => {
     const { past, answers } = store.get();
     const wanted = round === undefined ? (past === null ? answers.at(-1)?.round ?? null : null) : round;
-    if (past === null && wanted !== null) enter(leavePast);
-    if (past !== null && wanted === null) leave(leavePast);
+    if (past === null && wanted !== null) enterLayer(leavePast);
+    if (past !== null && wanted === null) leaveLayer(leavePast);
     store.patch({ past: wanted });
     stage.scrollTop = 0;
   },

@@ -234,12 +234,12 @@ export class Marks {
     for (const mark of marks) this.seen.add(mark.image_id);
     this.done.push({ letter, marks, back: difference(this.now(), before) });
     this.undone = [];
-    this.keep();
+    this.remember();
     return true;
   }
 
   /** What can be undone outlives a reload of this window. */
-  keep() {
+  remember() {
     const plain = (entries) => entries.slice(-MOST_UNDONE).map(({ marks, back }) => ({ marks, back }));
     writeHere("undo", { key: this.key, done: plain(this.done), undone: plain(this.undone) });
   }
@@ -249,7 +249,7 @@ export class Marks {
     if (!entry) return false;
     this.send(entry.back);
     this.undone.push(entry);
-    this.keep();
+    this.remember();
     this.onChange(idsOf(entry.back), "undo");
     return true;
   }
@@ -259,7 +259,7 @@ export class Marks {
     if (!entry) return false;
     entry.letter = this.send(entry.marks);
     this.done.push(entry);
-    this.keep();
+    this.remember();
     this.onChange(idsOf(entry.marks), "redo");
     return true;
   }
@@ -322,7 +322,7 @@ export class Marks {
   refused(letters) {
     const gone = new Set(letters);
     this.done = this.done.filter((entry) => !gone.has(entry.letter));
-    this.keep();
+    this.remember();
     this.onChange(letters.flatMap((letter) => (letter.marks ? idsOf(letter.marks) : [])), "refused");
   }
 }

@@ -1,7 +1,7 @@
 // One image, large: arrows walk on, and the keys of the grid work here too; or in its real size, to look closely.
 
 import { fullImageUrl, imageUrl } from "./api.js";
-import { enter, leave } from "./back.js";
+import { enterLayer, leaveLayer } from "./back.js";
 import { h, iconButton, set } from "./dom.js";
 import { swipes } from "./swipe.js";
 
@@ -68,7 +68,7 @@ export class Zoom {
     this.show(id);
     if (this.dialog.open) return;
     this.dialog.showModal();
-    enter(this.back);
+    enterLayer(this.back);
   }
 
   close() {
@@ -76,7 +76,7 @@ export class Zoom {
   }
 
   closed() {
-    leave(this.back);
+    leaveLayer(this.back);
     this.actual(false);
     this.onClose(this.id);
   }
