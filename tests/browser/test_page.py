@@ -964,3 +964,52 @@ def test_many_large_images(make_desk: Make, serve: Make, visit: Make, shoot: Mak
     assert page.evaluate("document.querySelector('.row').children.length") <= 4
     page.keyboard.press("Home")
     shoot(page, "512-pixels")
+
+
+def test_an_open_page_moves_nothing_while_nothing_happens(make_desk: Make, serve: Make, visit: Make) -> None:
+    """Whatever is animated without an end is drawn sixty times a second: two fifths of a core, measured."""
+    desk = make_desk(images_per_round=64)
+    desk.begin(1, 64)
+    desk.draw(1, 0, 8, 64)
+    page = visit(serve(desk).address, reduced_motion="no-preference")
+    expect(page.locator(".tile.awaited")).to_have_count(56)
+    moving = "document.getAnimations({subtree: true}).filter(one => one.playState === 'running').length"
+    until(lambda: page.evaluate(moving) == 0)
+    desk.draw(1, 8, 64, 64)
+    expect(tiles(page)).to_have_count(64)
+    until(lambda: page.evaluate(moving) == 0)
+    page.keyboard.press("v")
+    until(lambda: page.evaluate(moving) == 0)
+    desk.learn(1, 20, 44)
+    desk.phase("learning", 1, step="update", done=0, total=0)  # how far it is, is not known
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    until(lambda: page.evaluate(moving) == 0)
+
+
+def test_many_images_scroll_smoothly(make_desk: Make, serve: Make, visit: Make) -> None:
+    desk = make_desk(images_per_round=256)
+    desk.begin(1, 256)
+    desk.draw(1, 0, 256, 256, size=512)
+    page = visit(serve(desk).address)
+    expect(tiles(page)).to_have_count(256)
+    page.get_by_role("slider", name="Size of the images").fill("160")
+    until(lambda: page.evaluate("[...document.querySelectorAll('.tile img')].every(image => image.complete)"))
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.row')].filter(row => !row.checkVisibility({contentVisibilityAuto: true})).length"
+    )
+    assert drawn > 10, "rows out of sight are neither laid out nor painted"
+    frames = page.evaluate(
+        """() => new Promise(resolve => {
+          const times = [];
+          const step = now => {
+            times.push(now);
+            window.scrollBy(0, 60);
+            if (times.length < 60) requestAnimationFrame(step);
+            else resolve(times.slice(1).map((time, at) => time - times[at]).sort((a, b) => a - b));
+          };
+          requestAnimationFrame(step);
+        })"""
+    )
+    assert page.evaluate("scrollY") > 2000
+    print(f"scrolling: median {frames[29]:.0f} ms a frame, longest {frames[-1]:.0f} ms")
+    assert frames[29] < 100, "half of the frames came this soon, on a busy machine without a graphics processor"
