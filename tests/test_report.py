@@ -19,7 +19,7 @@ from hero.config import validate
 from hero.console import round_line
 from hero.errors import ConfigError, RunError
 from hero.evaluation import Drift, EvaluationResult, Measured
-from hero.evaluation.intervals import Paired
+from hero.report.paired import Paired
 from hero.feedback.marks import Mark
 from hero.feedback.store import LabelStore
 from hero.report import write_report

@@ -994,10 +994,11 @@ def test_many_images_scroll_smoothly(make_desk: Make, serve: Make, visit: Make) 
     expect(tiles(page)).to_have_count(256)
     page.get_by_role("slider", name="Size of the images").fill("160")
     until(lambda: page.evaluate("[...document.querySelectorAll('.tile img')].every(image => image.complete)"))
-    drawn = page.evaluate(
-        "[...document.querySelectorAll('.row')].filter(row => !row.checkVisibility({contentVisibilityAuto: true})).length"
+    skipped = page.evaluate(
+        "[...document.querySelectorAll('.tile')]"
+        ".filter(tile => !tile.checkVisibility({contentVisibilityAuto: true})).length"
     )
-    assert drawn > 10, "rows out of sight are neither laid out nor painted"
+    assert skipped > 100, "rows out of sight are neither laid out nor painted"
     frames = page.evaluate(
         """() => new Promise(resolve => {
           const times = [];

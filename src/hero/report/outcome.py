@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hero.evaluation.intervals import Paired
+from hero.report.paired import Paired
 from hero.report.words import percent
 
 __all__ = ["BlindFigures", "Tile", "chosen_among", "finding", "outdated", "pairs_of", "people_of", "tiles_of"]
