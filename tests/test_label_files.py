@@ -136,3 +136,11 @@ def test_choices_and_ratings_of_label_studio_are_read(tmp_path: Path) -> None:
         (tmp_path / "export.json").write_text(json.dumps(broken))
         with pytest.raises(FeedbackError, match=said):
             read_any(tmp_path / "export.json")
+
+
+@pytest.mark.parametrize("name", ["cat.png", "labels.jsonl", "export.json"])
+def test_a_file_that_is_no_text_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(FeedbackError, match=rf"{name} is not text: give labels\.jsonl") as refused:
+        read_any(tmp_path / name)
+    assert "codec" not in str(refused.value)

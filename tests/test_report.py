@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from hero.config import validate
-from hero.console import round_line
+from hero.console import closing_lines, round_line
 from hero.errors import ConfigError, RunError
 from hero.evaluation import Drift, EvaluationResult, Measured
-from hero.report.paired import Paired
 from hero.feedback.marks import Mark
 from hero.feedback.store import LabelStore
 from hero.report import write_report
+from hero.report.paired import Paired
 from hero.tasks import get_task
 from hero.tinyworld import scenes
 from hero.types import Feedback, RoundStats, image_id
@@ -575,3 +575,18 @@ def test_people_speak_where_no_judge_can(run: Path) -> None:
     assert "Success is not known" not in page.text
     assert "The task’s judge said" not in page.text
     assert len(page.all("article")) == 3
+
+
+def test_where_success_is_unknown_report_and_terminal_name_blind_judging(run: Path) -> None:
+    path = run / "evaluation" / "result.json"
+    unknown = dict.fromkeys(("base", "tuned_fresh", "tuned_refined"))
+    result = {**json.loads(path.read_text()), "success": unknown, "success_interval": unknown}
+    result["details"]["verdicts"] = unknown
+    path.write_text(json.dumps(result))
+    page = Page(write_report(run))
+    assert f"hero evaluate {run.name} --evaluator web lets you judge them blind" in page.text
+    blind = f"hero evaluate {run} --evaluator web"
+    commands = closing_lines(run, 2, result)
+    assert blind in next(line for line in commands[commands.index("next:") :] if line != "next:")
+    _judged_by_people(run)
+    assert blind not in "\n".join(closing_lines(run, 2, json.loads(path.read_text())))

@@ -192,10 +192,18 @@ def test_a_run_is_labelled_killed_labelled_meanwhile_and_resumed(config: Config,
         state = page.wait_for(lambda state: state["phase"]["phase"] == "finished")
         assert [answer["good"] for answer in state["answers"]] == [2, 2]
         assert state["run"]["lora"] == str((run / "lora" / "pytorch_lora_weights.safetensors").resolve())
+        page.call("/api/commands", {"kind": "finish", "body": {"stay": True}})
+        state = page.wait_for(lambda state: state["phase"]["phase"] == "stopped")  # and the page is still there
+        assert state["phase"]["step"] == "complete"
+        assert (state["result"]["images"], state["result"]["report"]) == (2, True)
+        assert set(state["result"]["success"]) == {"base", "tuned_fresh", "tuned_refined"}
         page.command("finish")
         said = training.communicate(timeout=PATIENCE)[0]
         assert training.returncode == 0, said
-    assert "report   " in said
+    assert (
+        "all rounds are done; waiting 10 min for more from the page; Finish there, or Ctrl-C here, ends the run" in said
+    )
+    assert said.index("report   ") < said.index("the page shows the result; Close there")
     assert (run / "report.html").is_file()
     assert os.stat(run / ".web-token").st_mode & 0o077 == 0
 

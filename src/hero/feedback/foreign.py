@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from hero.errors import ConfigError, FeedbackError
-from hero.feedback.importing import ImportedLabels, ImportedMark, read_labels
+from hero.feedback.importing import ImportedLabels, ImportedMark, read_labels, text_of
 from hero.feedback.marks import Mark, MarkKind
 from hero.types import ImageId
 
@@ -81,8 +81,8 @@ def _folder(path: Path, prompt: str | None) -> ImportedLabels:
 
 def _label_studio(path: Path, prompt: str | None) -> ImportedLabels:
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        tasks = json.loads(text_of(path))
+    except ValueError as error:
         raise FeedbackError(f"cannot read {path}: {error}") from None
     found = _Collected(prompt)
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks], start=1):

@@ -18,7 +18,7 @@ from hero.feedback.marks import Mark, replay
 from hero.feedback.store import LabelStore
 from hero.types import Answer, Feedback, ImageId
 
-__all__ = ["ImportedLabels", "ImportedMark", "read_labels", "restore"]
+__all__ = ["ImportedLabels", "ImportedMark", "read_labels", "restore", "text_of"]
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,7 @@ def _beside(file: Path, image: str) -> Path:
 
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows editors put a mark at the beginning
-    except (OSError, UnicodeDecodeError) as error:
-        raise FeedbackError(f"cannot read {file}: {error}") from None
-    for number, line in enumerate(text.split("\n"), start=1):  # a prompt may hold other kinds of line breaks
+    for number, line in enumerate(text_of(file).split("\n"), start=1):  # a prompt may hold other kinds of line breaks
         if not line.strip():
             continue
         try:
@@ -139,6 +135,22 @@ def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise FeedbackError(f"{file}, line {number}: not a JSON object")
         yield number, row
+
+
+def text_of(file: Path) -> str:
+    """The contents of a file of labels.
+
+    Raises:
+        FeedbackError: it cannot be read, or is no text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Windows editors put a mark at the beginning
+    except OSError as error:
+        raise FeedbackError(f"cannot read {file}: {error}") from None
+    except UnicodeDecodeError:
+        raise FeedbackError(
+            f"{file} is not text: give labels.jsonl, a folder with good and bad in it, or Label Studio's JSON export"
+        ) from None
 
 
 def restore(
