@@ -1014,3 +1014,46 @@ def test_many_images_scroll_smoothly(make_desk: Make, serve: Make, visit: Make) 
     assert page.evaluate("scrollY") > 2000
     print(f"scrolling: median {frames[29]:.0f} ms a frame, longest {frames[-1]:.0f} ms")
     assert frames[29] < 100, "half of the frames came this soon, on a busy machine without a graphics processor"
+
+
+def test_the_images_of_one_prompt_alone(make_desk: Make, serve: Make, visit: Make, shoot: Make) -> None:
+    prompts = ["1 hand", "a hand that holds a rather long and winding description of what it should look like"]
+    desk = make_desk(prompts=prompts)
+    desk.begin(1, 12)
+    ids = desk.draw(1, 0, 12, 12)
+    page = visit(serve(desk).address)
+    expect(tiles(page)).to_have_count(12)
+    page.get_by_role("combobox", name="Images of which prompt").select_option(prompts[1])
+    expect(tiles(page)).to_have_count(6)
+    caption = tile(page, ids[1]).locator(".caption")
+    assert caption.evaluate("one => one.scrollWidth <= one.clientWidth && one.clientHeight > 30"), "two lines, not one"
+    page.keyboard.press("a")
+    shoot(page, "one-prompt")
+    assert counts(page) == [6, 0, 0, 6]
+    until(lambda: set(desk.verdicts(1)) == set(ids[1::2]))
+    page.get_by_role("combobox", name="Images of which prompt").select_option("All prompts")
+    expect(tiles(page)).to_have_count(12)
+
+
+def test_who_looks_elsewhere_is_told_when_a_round_is_ready(make_desk: Make, serve: Make, visit: Make) -> None:
+    desk = make_desk()
+    desk.begin(1, 12)
+    desk.draw(1, 0, 4, 12)
+    page = visit(serve(desk).address, permissions=["notifications"])
+    expect(tiles(page)).to_have_count(4)
+    page.evaluate(
+        "window.told = []; window.Notification = class { static permission = 'granted';"
+        " constructor(title, more) { window.told.push(more.body); } }; document.hasFocus = () => false;"
+    )
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name="Sound when ready").click()
+    assert page.evaluate("told") == []
+    desk.draw(1, 4, 12, 12)
+    until(lambda: page.evaluate("told") == ["Round 1 is ready."])
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name="No sound when ready").click()
+    desk.learn(1, 4, 8)
+    desk.begin(2, 12)
+    desk.draw(2, 0, 12, 12)
+    expect(page.get_by_role("heading", name="Round 2 of 6")).to_be_visible()
+    assert page.evaluate("told") == ["Round 1 is ready."]

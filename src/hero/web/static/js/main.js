@@ -11,6 +11,7 @@ import { listen } from "./live.js";
 import { Marks } from "./marks.js";
 import { applyTheme, read, write } from "./memory.js";
 import { showNotices } from "./notices.js";
+import { isOn, tell, toggle } from "./notify.js";
 import { suggestedOrder } from "./order.js";
 import { Outbox } from "./outbox.js";
 import { Past } from "./past.js";
@@ -86,6 +87,7 @@ const act = {
   toUnseen: () => {
     const [first] = marks.unseen();
     if (store.get().view === "single") act.view();
+    store.patch({ prompt: null });
     if (first) requestAnimationFrame(() => grid.focus(first));
   },
   reopen: async () => {
@@ -107,8 +109,17 @@ const act = {
     for (const image of replaced) change(() => marks.keep(image.id));
     if (replaced.length) announce("The earlier best stays");
   },
-  all: () => change(() => marks.all()),
-  none: () => change(() => marks.none()),
+  all: () => change(() => marks.all(shownIds())),
+  none: () => change(() => marks.none(shownIds())),
+  prompt: (prompt) => {
+    store.patch({ prompt });
+    focusDue = true;
+  },
+  notify: async () => {
+    await toggle();
+    toast(isOn() ? "You are told by a sound when a round is ready, while you look elsewhere." : "No more sounds.");
+    store.patch({});
+  },
   undo: () => change(() => marks.undo()),
   redo: () => change(() => marks.redo()),
   move: (key) => activeGrid().move(key),
@@ -205,6 +216,14 @@ const act = {
     }
   },
 };
+
+/** The images of this round in the order shown; of one prompt, if one was chosen. */
+function shownImages(state) {
+  const images = order.of(state);
+  return state.prompt === null ? images : images.filter((image) => image.prompt === state.prompt);
+}
+
+const shownIds = () => shownImages(store.get()).map((image) => image.id);
 
 const leavePast = () => store.patch({ past: null });
 
@@ -343,10 +362,12 @@ function render(state) {
   if (current === "label") {
     bar.update(state);
     const room = window.innerHeight - stage.getBoundingClientRect().top - byId("bar").offsetHeight - 40;
-    grid.show(order.of(state), lookOf, { total: state.round.total, height: Math.max(room, 320), size: state.size });
+    const images = shownImages(state);
+    const total = state.prompt === null ? state.round.total : images.length;
+    grid.show(images, lookOf, { total, height: Math.max(room, 320), size: state.size });
     grid.root.classList.toggle("confirming", state.confirming);
     if (oneByOne) {
-      single.show(order.of(state), isUndecided, lookOf, { total: state.round.total, evaluation: isEvaluation(state) });
+      single.show(images, isUndecided, lookOf, { total, evaluation: isEvaluation(state) });
     }
     topbar.showSize(grid.tile ?? 160);
   } else if (current === "past") {
@@ -354,12 +375,22 @@ function render(state) {
     topbar.showSize(past.grid.tile ?? 160);
   } else training.update(shown);
   showNotices(notices, state, current, act);
+  tellWhenReady(current, state);
   if (shownScene !== current || shownRound !== state.round?.round) changeScene(current, state);
   if (zoom.isOpen) zoom.update();
   if (focusDue && current === "label" && grid.active) {
     focusDue = false;
     requestAnimationFrame(refocus);
   }
+}
+
+let toldRound = null;
+
+/** A round that became ready since the page was opened is told to those who look elsewhere. */
+function tellWhenReady(current, state) {
+  const ready = current === "label" && isDrawn(state.round) ? state.round.round : 0;
+  if (toldRound !== null && ready > toldRound) tell(`Round ${ready} is ready.`);
+  if (ready || toldRound === null) toldRound = Math.max(ready, toldRound ?? 0);
 }
 
 function changeScene(current, state) {

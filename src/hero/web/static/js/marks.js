@@ -198,19 +198,19 @@ export class Marks {
     return this.act([{ image_id: id, kind: "best", value: "yes" }]);
   }
 
-  all() {
+  all(ids = this.ids()) {
     const view = this.now();
     return this.act(
-      this.ids().filter((id) => this.verdict(id, view) !== "good").map((id) => this.verdictMark(id, "good")),
+      ids.filter((id) => this.verdict(id, view) !== "good").map((id) => this.verdictMark(id, "good")),
     );
   }
 
-  none() {
+  none(ids = this.ids()) {
     const view = this.now();
-    const marked = this.ids().filter((id) => view.marks[id] || this.suggestions[id]?.verdict === "good");
+    const marked = ids.filter((id) => view.marks[id] || this.suggestions[id]?.verdict === "good");
     return this.act([
       ...marked.filter((id) => (view.marks[id] ?? null) !== this.off(id)).map((id) => this.verdictMark(id, this.off(id))),
-      ...[...view.unsure].map((id) => ({ image_id: id, kind: "unsure", value: null })),
+      ...ids.filter((id) => view.unsure.has(id)).map((id) => ({ image_id: id, kind: "unsure", value: null })),
     ]);
   }
 

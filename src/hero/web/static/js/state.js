@@ -21,6 +21,7 @@ export const INITIAL = Object.freeze({
   unsent: 0,
   past: null, // round shown from the past, or null
   view: "grid", // grid | single
+  prompt: null, // the one whose images are shown, or null for all
   suggestions: false,
   revealed: false,
   confirming: false,

@@ -1,7 +1,8 @@
 // The line over the images: which round, what the run is doing, and the switches.
 
 import { count, duration, h, icon, iconButton, set } from "./dom.js";
-import { hasEnded, isComplete, isDrawn, isEvaluation, missingEvaluators, scene } from "./state.js";
+import { isOn } from "./notify.js";
+import { hasEnded, isComplete, isDrawn, isEvaluation, missingEvaluators, scene, severalPrompts } from "./state.js";
 
 /** What the run is doing, in a few words. */
 export function doing(state) {
@@ -79,6 +80,11 @@ export class Topbar {
       icon("single"),
       h("span", { class: "wide-only" }, "One by one"),
     );
+    this.prompts = h("select", { class: "prompt-filter", "aria-label": "Images of which prompt" });
+    this.prompts.addEventListener("change", () => {
+      act.prompt(this.prompts.value || null);
+      this.prompts.blur();
+    });
     this.pastRounds = h(
       "button",
       { type: "button", class: "plain-button with-icon", on: { click: () => act.past() } },
@@ -93,6 +99,7 @@ export class Topbar {
     this.pause = item("Pause", () => act.command(this.paused ? "resume" : "pause"));
     this.stop = item("Stop and save…", () => act.stop());
     this.more = item("More rounds…", () => act.more());
+    this.notify = item("", () => act.notify());
     this.compactOnly = h(
       "div",
       { class: "compact-only menu-group" },
@@ -106,6 +113,7 @@ export class Topbar {
       this.pause,
       this.stop,
       this.more,
+      this.notify,
       this.compactOnly,
     );
     document.addEventListener("click", (event) => !event.target.closest(".menu-wrap") && this.toggleMenu(false));
@@ -120,6 +128,7 @@ export class Topbar {
         "div",
         { class: "switches" },
         this.veil,
+        this.prompts,
         this.suggest,
         this.size,
         this.view,
@@ -155,6 +164,9 @@ export class Topbar {
     const oneByOne = state.view === "single";
     this.size.hidden = (current !== "label" || oneByOne) && current !== "past";
     this.view.hidden = current !== "label";
+    this.prompts.hidden = current !== "label" || !severalPrompts(state);
+    if (!this.prompts.hidden) this.showPrompts(state);
+    set(this.notify, { text: isOn() ? "No sound when ready" : "Sound when ready" });
     set(this.view, { "aria-pressed": String(oneByOne), "aria-label": "One image at a time" });
     this.pastRounds.hidden = state.answers.length === 0 || evaluation;
     set(this.pastRounds, { "aria-pressed": String(past !== null) });
@@ -163,6 +175,16 @@ export class Topbar {
     this.pause.hidden = this.stop.hidden = !run || hasEnded(state);
     this.more.hidden = !run || evaluation || ["stopped", "failed"].includes(phase?.phase);
     document.title = tabTitle(state, current, round);
+  }
+
+  showPrompts({ run, prompt }) {
+    const key = run.prompts.join("\n");
+    if (this.promptsShown !== key) {
+      this.promptsShown = key;
+      const options = run.prompts.map((one) => h("option", { value: one }, one));
+      this.prompts.replaceChildren(h("option", { value: "" }, "All prompts"), ...options);
+    }
+    if (this.prompts.value !== (prompt ?? "")) this.prompts.value = prompt ?? "";
   }
 
   /** The slider shows the size in use where none was chosen. */
