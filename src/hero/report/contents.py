@@ -10,7 +10,7 @@ from typing import Any
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
-from hero.report.outcome import BlindFigures, Tile, chosen_among, finding, outdated, pairs_of, people_of, tiles_of
+from hero.report.outcome import BlindFigures, Tile, chosen_among, finding, outdated, paired_of, people_of, tiles_of
 from hero.report.pictures import Pair, Picture, data_uri, open_image
 from hero.report.rounds import Round, rounds_of
 from hero.report.settings import Setting, settings
@@ -87,7 +87,7 @@ class RunContents:
             return finding(self.people.tiles, self._measured_at, self.people.paired, who=self.people.who)
         paired = None
         if self.evaluation is not None:
-            paired = pairs_of(self.details.get("verdicts"), chosen_among(self.evaluation))
+            paired = paired_of(self.details.get("verdicts"), chosen_among(self.evaluation))
         return finding(self.tiles, self._measured_at, paired)
 
     @property

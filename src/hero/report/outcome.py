@@ -9,7 +9,7 @@ from typing import Any
 from hero.report.paired import Paired
 from hero.report.words import percent
 
-__all__ = ["BlindFigures", "Tile", "chosen_among", "finding", "outdated", "pairs_of", "people_of", "tiles_of"]
+__all__ = ["BlindFigures", "Tile", "chosen_among", "finding", "outdated", "paired_of", "people_of", "tiles_of"]
 
 _ALPHA = 0.05
 
@@ -84,10 +84,10 @@ def people_of(evaluation: Mapping[str, Any]) -> BlindFigures | None:
     tiles = tiles_of(people, people["judged"], chosen_among(evaluation))
     names = [name for name in people["evaluators"] if name != "me"]  # how a page calls somebody who gave no name
     who = ", ".join(names) or "one evaluator"
-    return BlindFigures(who, tiles, people["agreement"], pairs_of(people.get("verdicts"), chosen_among(evaluation)))
+    return BlindFigures(who, tiles, people["agreement"], paired_of(people.get("verdicts"), chosen_among(evaluation)))
 
 
-def pairs_of(verdicts: Mapping[str, Any] | None, best_of: int) -> Paired | None:
+def paired_of(verdicts: Mapping[str, Any] | None, best_of: int) -> Paired | None:
     """Base and tuned on fresh noise, which start from the same noises; None without verdicts on both, or where the
     tuned model's images were chosen among several, so that they have no partner."""
     before, after = ((verdicts or {}).get(name) for name in ("base", "tuned_fresh"))
