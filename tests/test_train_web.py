@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from desks import Run
-from hero.cli.running import listening_lines
+from hero.cli.options import listening_lines
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, RunError
 from hero.tuner import Tuner

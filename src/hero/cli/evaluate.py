@@ -23,6 +23,7 @@ from hero.cli.options import (
     Prefix,
     Prompts,
     Run,
+    listening_lines,
     listening_of,
     not_empty,
 )
@@ -215,7 +216,6 @@ def _report_anew(run: Path) -> Path | None:
 
 def _judge_on_page(desk: BlindDesk, console: Console, listening: Listening) -> dict[str, Any]:
     """Serves the desk until people have judged every round."""
-    from hero.cli.running import listening_lines
     from hero.people.evaluator import People, RunStopped
     from hero.web.process import page_served
 

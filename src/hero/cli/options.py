@@ -29,6 +29,7 @@ __all__ = [
     "Token",
     "Variant",
     "hub_settings",
+    "listening_lines",
     "listening_of",
     "not_empty",
 ]
@@ -97,6 +98,17 @@ def listening_of(host: str, port: int | None, no_browser: bool, allow_host: list
     listening = Listening(host, port, not no_browser, tuple(allow_host or ()), prefix.rstrip("/"))
     listening.check()
     return listening
+
+
+def listening_lines(listening: Listening) -> list[str]:
+    """What to know about a page that other machines can reach; nothing for one that they cannot."""
+    if not listening.open_to_others:
+        return []
+    return [
+        f"warning: the page listens on {listening.host}. Whoever has the address can see the images, label, and stop",
+        "  the run, and the connection is not encrypted: use it in a network that you trust, or leave --host out and",
+        "  use a tunnel (docs/labelling.md)",
+    ]
 
 
 def hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from hero.cli.options import (
     PublishKeep,
     Run,
     Settings,
+    listening_lines,
     listening_of,
 )
 from hero.cli.running import (
     evaluator_of,
     finish,
-    listening_lines,
     people_at,
     publisher_of,
     share_work,

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hero.cli.app import print_json
 from hero.cli.evaluate import measure
-from hero.cli.options import CLOSING_SECONDS
+from hero.cli.options import CLOSING_SECONDS, listening_lines
 from hero.config import Config
 from hero.console import closing_lines, progress_bar, quiet_libraries, round_line, say
 from hero.errors import ConfigError, HeroError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hero.types import ImageChunk, RoundStats
     from hero.web.listening import Listening
 
-__all__ = ["evaluator_of", "finish", "listening_lines", "people_at", "publisher_of", "share_work", "train_to_end"]
+__all__ = ["evaluator_of", "finish", "people_at", "publisher_of", "share_work", "train_to_end"]
 
 
 def share_work(processes: int | None) -> None:
@@ -74,17 +74,6 @@ def people_at(run: Path, config: Config, console: Console, listening: Listening)
         say(console, f"label at {page.address}", *listening_lines(listening))
         yield People(store, config.evaluator)
         time.sleep(CLOSING_SECONDS)
-
-
-def listening_lines(listening: Listening) -> list[str]:
-    """What to know about a page that other machines can reach; nothing for one that they cannot."""
-    if not listening.open_to_others:
-        return []
-    return [
-        f"warning: the page listens on {listening.host}. Whoever has the address can see the images, label, and stop",
-        "  the run, and the connection is not encrypted: use it in a network that you trust, or leave --host out and",
-        "  use a tunnel (docs/labelling.md)",
-    ]
 
 
 def publisher_of(run: Path, folder: Path | None, keep: int, console: Console) -> Callable[[int], None] | None:
