@@ -110,11 +110,27 @@ def best(image: str) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(folder: Path, store: str | None = None) -> Iterator[TestClient]:
+def opened(
+    folder: Path, store: str | None = None, *, names: Sequence[str] = (), prefix: str = ""
+) -> Iterator[TestClient]:
     """A client of the application itself, without a server."""
-    app = create_app(Desk(folder, store), Access.of(TOKEN, "127.0.0.1", PORT))
+    app = create_app(Desk(folder, store), Access.of(TOKEN, "127.0.0.1", PORT, names, prefix))
     with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", headers=BEARER) as client:
         yield client
+
+
+def unsure(image: str) -> dict[str, Any]:
+    return {"image_id": image, "kind": "unsure", "value": "yes"}
+
+
+def own(marks: Mapping[str, str], best: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    """An evaluator's answer as the API gives it, without its revision."""
+    return {"marks": dict(marks), "best": list(best), "unsure": [], "reasons": {}, "submitted": False, **more}
+
+
+def plain(mine: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer of the API without its revision."""
+    return {key: value for key, value in mine.items() if key != "revision"}
 
 
 def mark(client: TestClient, round_: int, *marks: dict[str, Any], evaluator: str = "me") -> Any:

@@ -271,8 +271,9 @@ def test_people_judge_on_the_page(run: FinishedRun, monkeypatch: pytest.MonkeyPa
     people.start()
     command = ["evaluate", str(run.path), "--evaluator", "web", "--images", "17", "--port", str(port), "--no-browser"]
     config = run.config.model_dump(mode="json", exclude_none=True)
-    config["evaluator"] |= {"people": 2, "rule": "lead:ann"}
+    config["evaluator"] |= {"people": 2, "rule": "lead:ann", "undo_seconds": 0}
     run.directory.write_text("config.toml", validate(config).to_toml())
+    (run.path / "report.html").write_text("the report before anybody judged")
     result = CliRunner().invoke(app, [*command, "--json"])
     assert result.exit_code == 0, result.output
     people.join(10)
@@ -281,6 +282,7 @@ def test_people_judge_on_the_page(run: FinishedRun, monkeypatch: pytest.MonkeyPa
     assert answer["success"] == {"base": 10 / 17, "tuned_fresh": 1.0, "tuned_refined": 1.0}
     assert answer["agreement_between"]["images"] == 51
     assert answer["agreement_between"]["share"] == pytest.approx(49 / 51)
+    assert "As ann, ben saw it" in (run.path / "report.html").read_text(), "a run's report has the newest figures"
     assert "evaluation" in seen[0]
     for text in seen:
         assert not any(name in text for name in (*SETS, "tuned", "refined"))

@@ -315,3 +315,11 @@ def test_of_labels_for_many_prompts_one_chooses_those_to_train_on(tmp_path: Path
 
     assert "the labels are for 100 prompts: choose those to train on: --set 'task.prompts=" in said()
     assert "is not an empty folder" in said("--set", 'task.prompts=["prompt 3"]')  # it got as far as the folder
+
+
+@pytest.mark.parametrize("name", ["cat.png", "labels.jsonl", "export.json"])
+def test_a_file_that_is_no_text_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(FeedbackError, match=rf"{name} is not text: give labels\.jsonl") as refused:
+        read_any(tmp_path / name)
+    assert "codec" not in str(refused.value)

@@ -55,7 +55,7 @@ def config(tiny_config: Callable[..., Config]) -> Config:
         sampling={"num_steps": 3, "images_per_round": 4, "micro_batch": 2},
         lora={"layers": ("attention",)},
         update={"micro_batch": 4},
-        evaluator={"name": "web", "linger": 0, "previews": 2},
+        evaluator={"name": "web", "linger": 0, "previews": 2, "undo_seconds": 0},
     )
 
 
@@ -367,7 +367,7 @@ def test_people_see_heron_practise_and_what_it_thinks_of_new_images(
         sampling={"num_steps": 3, "images_per_round": 6, "micro_batch": 3},
         practice={"draws": 8, "images": 4},
         update={"inner_epochs": 1, "nft": {"levels_per_image": 1}},
-        evaluator={"name": "web", "linger": 0, "previews": 0},
+        evaluator={"name": "web", "linger": 0, "previews": 0, "undo_seconds": 0},
     )
     finish(tmp_path / "web", config)
     with Tuner(config, tmp_path / "python") as tuner:
@@ -570,6 +570,44 @@ def test_a_round_waits_for_all_who_are_needed(config: Config, tmp_path: Path) ->
     assert (len(answer.good), answer.best, answer.evaluators) == (4, ("r0001-i0003",), ("ada", "bob", "zoe"))
     [(_, told)] = events(run, "answer")
     assert (told["rule"], told["good"], len(told["disagreements"])) == ("lead:zoe", 4, 2)
+
+
+def test_an_answer_can_be_taken_back_before_the_run_learns_from_it(config: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    slow = with_settings(config, rounds=1, undo_seconds=1.5)
+    seen: list[str] = []
+
+    def take_back(person: Person, state: DeskState) -> None:
+        if state.phase is not None and not state.answers:
+            seen.append(f"{state.phase['phase']} {state.phase['step']}".strip())
+        if person.name in person.store.submitters(1) and person.once("taken back"):
+            person.store.reopen(1, person.name)
+            time.sleep(2.0)  # longer than the run would have waited
+            assert person.store.answer(1) is None
+            person.store.mark(1, person.name, Mark("r0001-i0000", "verdict", "good"))
+
+    with Person(run, "ada", take_back), Tuner(slow, run) as tuner:
+        assert attend(tuner)
+        answer = tuner.store.answer(1)
+    assert answer is not None
+    assert "waiting settling" in seen, "the page knows that it can still be taken back"
+    assert len(answer.verdicts) == 4
+
+
+def test_ctrl_c_while_the_run_waits_for_more_rounds_ends_it_in_order(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to interrupt: the evaluation and the report come after it."""
+    monkeypatch.setattr(People, "_stay", lambda _people: signal.raise_signal(signal.SIGINT))
+    run = tmp_path / "run"
+    told: list[tuple[str, str]] = []
+    with Person(run), Tuner(with_settings(config, rounds=1, linger=300.0), run) as tuner:
+        people = People(tuner.store, tuner.config.evaluator)
+        people.on_phase = lambda phase, step, done, total: told.append((phase, step))
+        assert train_with_people(tuner, people)
+    phases = list(dict.fromkeys(phase for phase, _ in told))
+    assert phases == ["starting", "drawing", "waiting", "learning", "finished"]
+    assert ("learning", "reward") in told or ("learning", "representation") in told
 
 
 # ---------------------------------------------------------------------------------------------- the store

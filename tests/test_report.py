@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from hero.config import validate
-from hero.console import round_line
+from hero.console import closing_lines, round_line
 from hero.errors import ConfigError, RunError
 from hero.evaluation import Drift, EvaluationResult, Measured
+from hero.feedback.marks import Mark
 from hero.feedback.store import LabelStore
 from hero.report import write_report
+from hero.report.paired import Paired
 from hero.tasks import get_task
 from hero.tinyworld import scenes
 from hero.types import Feedback, RoundStats, image_id
@@ -158,11 +160,16 @@ def _lora(run: Path) -> None:
 def run(tmp_path: Path) -> Path:
     """A finished, evaluated run of two rounds."""
     folder = tmp_path / "roses"
+    make_run(folder)
+    return folder
+
+
+def make_run(folder: Path) -> None:
+    """A finished, evaluated run of two rounds."""
     _config(folder)
     _train(folder)
     _evaluate(folder)
     _lora(folder)
-    return folder
 
 
 def test_the_report_stands_alone(run: Path) -> None:
@@ -218,8 +225,67 @@ def test_the_report_says_what_was_asked_and_what_came_of_it(run: Path) -> None:
         assert said in page.text, said
 
 
-def test_overlapping_intervals_are_called_so(run: Path) -> None:
+def test_the_same_noises_are_compared_image_by_image(run: Path) -> None:
+    """By hand: of 10 + 2 images that changed, so uneven a split has p = 2 · (1 + 12 + 66) / 2¹² = 0.0386."""
+    path = run / "evaluation" / "result.json"
+    assert "10 images got better and 0 worse (McNemar’s exact test, p = 0.002)" in Page(write_report(run)).text
+    result = json.loads(path.read_text())
+    result["details"]["verdicts"] |= {
+        "base": [True] * 4 + [False] * 16,
+        "tuned_fresh": [False] * 2 + [True] * 12 + [False] * 6,
+    }
+    path.write_text(json.dumps(result))
+    text = Page(write_report(run)).text
+    assert "From the same noises, 10 images got better and 2 worse (McNemar’s exact test, p = 0.039)." in text
+    assert "measure on more images" not in text
+    result["details"]["verdicts"]["tuned_fresh"][2:8] = [False] * 6
+    path.write_text(json.dumps(result))
+    assert (
+        "6 images got better and 4 worse (McNemar’s exact test, p = 0.754). Chance alone"
+        in Page(write_report(run)).text
+    )
+    result["details"]["best_of"] = 4  # the tuned images were chosen among others: they have no partner
+    path.write_text(json.dumps(result))
+    assert "McNemar" not in Page(write_report(run)).text
+
+
+def test_images_without_a_verdict_or_a_change_say_nothing() -> None:
+    assert Paired.of([True, None, False, True], [True, True, None, True]) == Paired(0, 0, 1.0)
+    found = Paired.of([False] * 24 + [True] * 2 + [True] * 22, [True] * 24 + [False] * 2 + [True] * 22)
+    assert (found.better, found.worse) == (24, 2)
+    assert found.p == pytest.approx(2 * (1 + 26 + 325) / 2**26, rel=1e-9)
+
+
+def test_how_labels_came_about_is_said(run: Path) -> None:
+    text = Page(write_report(run)).text
+    assert "suggestion in view" not in text
+    assert "left unmarked" not in text
+    ids = [image_id(1, i) for i in range(IMAGES)]
+    with LabelStore(run / "feedback.db") as store:
+        store.mark(
+            1,
+            "ben",
+            Mark(ids[0], "verdict", "good", suggested="good"),
+            Mark(ids[1], "verdict", "bad", suggested="good"),
+            Mark(ids[1], "reason", "two roses"),
+            Mark(ids[2], "unsure", "yes"),
+            *(Mark(name, "verdict", "bad") for name in ids[3:]),
+            *(Mark(name, "rest", how) for name, how in zip(ids[3:], ("unmarked", "unseen", "unseen"), strict=True)),
+        )
+        store.submit(1, "ben")
+    text = Page(write_report(run)).text
+    for said in (
+        "2 of the labels were made with a suggestion in view; 1 of them say the same.",
+        "3 of the bad labels are images that were left unmarked; 2 of them were never in view.",
+        "1 image left out as unsure.",
+        f"{ids[1]} “two roses (ben)”",
+    ):
+        assert said in text, said
+
+
+def test_overlapping_intervals_are_called_so_where_images_cannot_be_paired(run: Path) -> None:
     result = json.loads((run / "evaluation" / "result.json").read_text())
+    result["details"]["verdicts"] = {}
     share = Measured.share([True] * 7 + [False] * 13)
     result["success"]["tuned_fresh"] = share.value
     result["success_interval"]["tuned_fresh"] = [share.low, share.high]
@@ -499,9 +565,28 @@ def test_people_speak_where_no_judge_can(run: Path) -> None:
     unknown = dict.fromkeys(("base", "tuned_fresh", "tuned_refined"))
     result = {**json.loads(path.read_text()), "success": unknown, "success_interval": unknown}
     result["people"]["agreement"] = None
+    result["people"]["evaluators"] = ["me"]
+    path.write_text(json.dumps(result))
+    assert "as one evaluator saw it" in Page(write_report(run)).text
+    result["people"]["evaluators"] = ["ann", "ben"]
     path.write_text(json.dumps(result))
     page = Page(write_report(run))
     assert "Success on fresh noise, as ann, ben saw it, rose from 56 % to 88 %" in page.text
     assert "Success is not known" not in page.text
     assert "The task’s judge said" not in page.text
     assert len(page.all("article")) == 3
+
+
+def test_where_success_is_unknown_report_and_terminal_name_blind_judging(run: Path) -> None:
+    path = run / "evaluation" / "result.json"
+    unknown = dict.fromkeys(("base", "tuned_fresh", "tuned_refined"))
+    result = {**json.loads(path.read_text()), "success": unknown, "success_interval": unknown}
+    result["details"]["verdicts"] = unknown
+    path.write_text(json.dumps(result))
+    page = Page(write_report(run))
+    assert f"hero evaluate {run.name} --evaluator web lets you judge them blind" in page.text
+    blind = f"hero evaluate {run} --evaluator web"
+    commands = closing_lines(run, 2, result)
+    assert blind in next(line for line in commands[commands.index("next:") :] if line != "next:")
+    _judged_by_people(run)
+    assert blind not in "\n".join(closing_lines(run, 2, json.loads(path.read_text())))

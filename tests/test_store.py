@@ -339,12 +339,12 @@ def test_a_draft_reads_and_writes_in_one_go(store: LabelStore) -> None:
 
 
 def test_progress_and_submissions_are_told_by_evaluator(store: LabelStore) -> None:
-    assert (store.progress(1), store.revision()) == ((), (0, 0))
+    assert (store.progress(1), store.revision()) == ((), (0, 0, 0))
     store.mark(1, "zoe", Mark(IDS[0], "verdict", "good"), Mark(IDS[1], "verdict", "bad"))
     store.mark(1, "zoe", Mark(IDS[1], "verdict", None))
     store.record(1, ANSWER, "ada", 1.0)
     assert store.progress(1) == (LabellingProgress("ada", 3, True), LabellingProgress("zoe", 1, False))
-    assert store.revision() == (7, 1)
+    assert store.revision() == (7, 1, 0)
     store.submit(1, "zoe")
     assert list(store.submissions(1)) == list(store.submitters(1)) == ["ada", "zoe"]
     assert store.submissions(1)["zoe"] == Feedback({IDS[0]: "good"})
@@ -423,6 +423,53 @@ def schema_of(path: Path) -> set[tuple[str, str]]:
 def schema_of_a_new_store(path: Path) -> set[tuple[str, str]]:
     LabelStore(path).close()
     return schema_of(path)
+
+
+def as_version_2(path: Path) -> None:
+    """Makes a store what version 2 wrote: it had no reopenings, and nothing else was different."""
+    connection = sqlite3.connect(path)
+    connection.executescript("DROP TABLE reopenings; UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+    connection.close()
+
+
+def test_a_store_of_version_2_is_upgraded_in_place_and_read_without_it(path: Path) -> None:
+    with LabelStore(path) as store:
+        store.record(1, ANSWER, "ada", 1.0)
+    new = schema_of(path)
+    as_version_2(path)
+    old, contents = schema_of(path), path.read_bytes()
+    with LabelStore(path, read_only=True) as store:
+        assert in_order(store.submission(1)) == in_order(ANSWER)
+        assert store.submitters(1) == ("ada",)
+    assert (schema_of(path), path.read_bytes()) == (old, contents)
+    with LabelStore(path) as store:
+        assert in_order(store.answer(1)) == in_order(ANSWER)
+        store.mark(2, "ada", Mark(IDS[0], "verdict", "good"))
+        store.submit(2, "ada")
+        store.reopen(2, "ada")
+        assert store.submitters(2) == ()
+    assert schema_of(path) == new
+
+
+def test_a_submission_is_taken_back_and_made_again(store: LabelStore) -> None:
+    for name in ("ada", "zoe"):
+        store.mark(1, name, Mark(IDS[0], "verdict", "good"))
+        store.submit(1, name)
+    store.reopen(1, "ada")
+    assert (store.submitters(1), list(store.submissions(1))) == (("zoe",), ["zoe"])
+    with pytest.raises(FeedbackError, match="'ada' has not submitted round 1"):
+        store.reopen(1, "ada")
+    before = store.own(1, "ada").revision
+    store.mark(1, "ada", Mark(IDS[0], "verdict", "bad"))
+    store.submit(1, "ada", 2.0)
+    with pytest.raises(FeedbackError, match="already submitted"):
+        store.submit(1, "ada")
+    assert store.submitters(1) == ("ada", "zoe"), "in the order in which they did so first"
+    assert store.own(1, "ada").revision > before
+    assert store.submissions(1)["ada"].bad == (IDS[0],)
+    store.conclude(1, Answer.of(Feedback({IDS[0]: "bad"}), "ada"))
+    with pytest.raises(FeedbackError, match="learnt from already"):
+        store.reopen(1, "ada")
 
 
 def test_a_kill_in_the_middle_of_the_upgrade_leaves_version_1(version_1: Path) -> None:

@@ -149,3 +149,12 @@ def test_listing_tasks_loads_no_torch() -> None:
     program = "import sys, hero.tasks; print('torch' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert finished.stdout.strip() == "False"
+
+
+def test_the_shares_before_training_are_the_measured_ones() -> None:
+    """Those of docs/results/base, which docs/tinyworld.md gives, too."""
+    table = (Path(__file__).parents[1] / "docs" / "results" / "base" / "results.md").read_text(encoding="utf-8")
+    measured = dict(re.findall(r"\| `([a-z-]+)` \| ([0-9.]+) \|", table))
+    assert {name: task.base_success for name, task in TASKS.items()} == {
+        name: f"{round(100 * float(share))} %" for name, share in measured.items()
+    }

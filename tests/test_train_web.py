@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,10 +19,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from desks import Run
+from hero.cli.options import listening_lines
 from hero.config import Config, load_toml, validate
 from hero.errors import ConfigError, RunError
 from hero.tuner import Tuner
 from hero.types import Feedback
+from hero.web.listening import Listening
 from hero.web.process import page_served
 
 PATIENCE = 900.0
@@ -141,7 +145,7 @@ def config(tiny_config: Callable[..., Config]) -> Config:
         sampling={"num_steps": 3, "images_per_round": 4, "micro_batch": 2},
         lora={"layers": ("attention",)},
         update={"micro_batch": 4},
-        evaluator={"name": "web", "linger": 600, "previews": 1},
+        evaluator={"name": "web", "linger": 600, "previews": 1, "undo_seconds": 0},
         evaluation={"images": 2},
     )
 
@@ -188,10 +192,18 @@ def test_a_run_is_labelled_killed_labelled_meanwhile_and_resumed(config: Config,
         state = page.wait_for(lambda state: state["phase"]["phase"] == "finished")
         assert [answer["good"] for answer in state["answers"]] == [2, 2]
         assert state["run"]["lora"] == str((run / "lora" / "pytorch_lora_weights.safetensors").resolve())
+        page.call("/api/commands", {"kind": "finish", "body": {"stay": True}})
+        state = page.wait_for(lambda state: state["phase"]["phase"] == "stopped")  # and the page is still there
+        assert state["phase"]["step"] == "complete"
+        assert (state["result"]["images"], state["result"]["report"]) == (2, True)
+        assert set(state["result"]["success"]) == {"base", "tuned_fresh", "tuned_refined"}
         page.command("finish")
         said = training.communicate(timeout=PATIENCE)[0]
         assert training.returncode == 0, said
-    assert "report   " in said
+    assert (
+        "all rounds are done; waiting 10 min for more from the page; Finish there, or Ctrl-C here, ends the run" in said
+    )
+    assert said.index("report   ") < said.index("the page shows the result; Close there")
     assert (run / "report.html").is_file()
     assert os.stat(run / ".web-token").st_mode & 0o077 == 0
 
@@ -237,8 +249,62 @@ def test_a_run_that_is_stopped_from_the_page_ends_well_and_its_prompt_needs_no_e
 
 
 def test_a_page_that_cannot_be_served_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="could not be started"), page_served(tmp_path / "nowhere", browser=False):
+    with (
+        pytest.raises(RunError, match="could not be started"),
+        page_served(tmp_path / "nowhere", None, Listening(browser=False)),
+    ):
         pass
+
+
+def test_a_port_that_is_taken_is_said_at_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Before the model is loaded, without a dump of threads, and the corrected command finds the folder free."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        options = ["--evaluator", "web", "--no-browser", "--port", port, "--out", tmp_path / "run"]
+        with hero("train", "--task", "hand", *options, code=WITHOUT_TORCH) as training:
+            said = training.communicate(timeout=PATIENCE)[0]
+    assert training.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in said
+    assert "no torch" in said
+    assert "Fatal Python error" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_desk_keeps_its_port_where_it_can(tmp_path: Path) -> None:
+    """An open page goes on when the run does, even if another program had the usual port meanwhile."""
+    Run(tmp_path / "desk").close()
+    with page_served(tmp_path / "desk", None, Listening(port=0, browser=False)) as page:
+        port = urlsplit(page.address).port
+    assert port is not None
+    with page_served(tmp_path / "desk", None, Listening(browser=False)) as page:
+        assert urlsplit(page.address).port == port
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with page_served(tmp_path / "desk", None, Listening(browser=False)) as page:
+            assert urlsplit(page.address).port != port
+
+
+def test_other_names_and_a_prefix_reach_the_server(tmp_path: Path) -> None:
+    Run(tmp_path / "desk").close()
+    behind = Listening(port=0, browser=False, names=("hub.example",), prefix="/hero")
+    with page_served(tmp_path / "desk", None, behind) as page:
+        parts = urlsplit(page.address)
+        assert parts.path == "/hero/"
+        asked = urllib.request.Request(page.address.replace("/?", "/api/health?"), headers={"Host": "hub.example"})
+        token = parse_qs(parts.query)["token"][0]
+        asked.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            assert json.load(reply)["ok"]
+
+
+def test_a_page_that_others_can_reach_is_warned_of() -> None:
+    assert listening_lines(Listening()) == []
+    (first, *_) = listening_lines(Listening(host="0.0.0.0"))
+    assert first.startswith("warning: the page listens on 0.0.0.0.")
 
 
 def test_label_needs_a_run_of_people(config: Config, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,15 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from desks import BEARER, PORT, TOKEN, Run, assert_error, good, opened
-from hero.web.app import STATIC
+from hero.errors import ConfigError
+from hero.web.app import STATIC, create_app
+from hero.web.desk import Desk
+from hero.web.listening import Listening
 from hero.web.security import HEADERS, MOST_BYTES, Access
 
 HOME = f"127.0.0.1:{PORT}"
@@ -36,11 +43,15 @@ ROUTES = [
     ("GET", "/nothing"),
     ("POST", "/api/rounds/1/marks"),
     ("POST", "/api/rounds/1/submit"),
+    ("POST", "/api/rounds/1/reopen"),
     ("POST", "/api/commands"),
+    ("GET", "/api/report"),
+    ("GET", "/api/lora"),
 ]
 STATE_CHANGES = [
     ("/api/rounds/1/marks", {"evaluator": "me", "marks": [good("r0001-i0000")]}),
     ("/api/rounds/1/submit", {"evaluator": "me", "seen_none_good": True}),
+    ("/api/rounds/1/reopen", {"evaluator": "me"}),
     ("/api/commands", {"kind": "stop", "body": {}, "evaluator": "me"}),
 ]
 
@@ -108,7 +119,7 @@ def test_the_token_counts_in_the_address_of_the_page_alone(client: TestClient) -
 
 def test_the_token_moves_into_a_cookie_and_out_of_every_later_address(client: TestClient) -> None:
     answer = client.get("/", params={"token": TOKEN})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
     cookie = answer.headers["set-cookie"]
     for part in (f"hero_{PORT}={TOKEN}", "HttpOnly", "SameSite=strict", "Path=/"):
         assert part in cookie
@@ -125,7 +136,7 @@ def test_a_link_from_another_site_still_leads_to_the_page(client: TestClient) ->
     answer = client.get("/", params={"token": TOKEN}, headers={"Sec-Fetch-Site": "cross-site"})
     assert answer.status_code == 200
     assert "SameSite=strict" in answer.headers["set-cookie"]
-    assert 'content="0;url=/"' in answer.text
+    assert 'content="0;url=./"' in answer.text
     assert TOKEN not in answer.text
 
 
@@ -171,6 +182,90 @@ def test_further_names_and_addresses_are_known_when_they_were_given() -> None:
     assert everywhere.knows("192.168.0.7:1")
     assert everywhere.knows("[fe80::1]")
     assert not everywhere.knows("evil.example"), "a name could be bound to this machine by anyone"
+
+
+def test_names_may_be_given_by_their_end_and_this_machine_has_its_own() -> None:
+    access = Access.of(TOKEN, "127.0.0.1", PORT, [".proxy.example"])
+    assert access.knows("abc-8420.proxy.example")
+    for other in ("proxy.example", "proxy.example.evil", "evilproxy.example", "a.proxy.example@evil"):
+        assert not access.knows(other), other
+    assert access.knows(f"{socket.gethostname()}:{PORT}")
+
+
+@pytest.mark.parametrize("wrong", ["https://a.example", "a.example:80", "a.example/x", "", "*", "."])
+def test_a_name_that_is_none_is_refused_with_an_example(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a name.*pod\.example\.org"):
+        Listening(names=(wrong,))
+    with pytest.raises(ConfigError, match="is not a path"):
+        Listening(prefix="hero/")
+
+
+# ---------------------------------------------------------------------------------------------- proxies
+
+
+BEHIND = {"Host": "hub.example", "X-Forwarded-Proto": "https", "Sec-Fetch-Site": "none"}
+
+
+@pytest.fixture
+def behind_a_proxy(run: Run) -> Iterator[TestClient]:
+    """A client of a server that a proxy of the name hub.example serves below /user/ada/hero, which it passes on."""
+    with opened(run.folder, names=["hub.example"], prefix="/user/ada/hero") as client:
+        client.headers.pop("Authorization")
+        client.follow_redirects = False
+        yield client
+
+
+def test_a_prefix_that_is_passed_on_is_taken_off(behind_a_proxy: TestClient) -> None:
+    for asked, goes_on in (("/user/ada/hero/", "./"), ("/user/ada/hero", "hero/")):
+        answer = behind_a_proxy.get(asked, params={"token": TOKEN}, headers=BEHIND)
+        assert (answer.status_code, answer.headers["location"]) == (303, goes_on)
+        cookie = answer.headers["set-cookie"]
+        assert "Path=/user/ada/hero/;" in cookie, "other programs behind the proxy do not get the token"
+        assert "Secure" in cookie
+        behind_a_proxy.cookies.clear()
+    credentials = {**BEHIND, **BEARER}
+    for path in ("/", "/static/js/main.js", "/api/state", "/api/images/r0001-i0000", "/api/openapi.json"):
+        assert behind_a_proxy.get(f"/user/ada/hero{path}", headers=credentials).status_code == 200, path
+        assert behind_a_proxy.get(path, headers=credentials).status_code == 200, "one that takes it off works, too"
+    assert behind_a_proxy.get("/user/ada/hero", headers=credentials).headers["location"] == "hero/"
+    assert behind_a_proxy.get("/user/ada/heroes/api/state", headers=credentials).status_code == 404
+    for path in ("/user/ada/hero/api/state", "/user/ada/hero/"):
+        assert behind_a_proxy.get(path, headers=BEHIND).status_code == 401
+    assert behind_a_proxy.get("/user/ada/hero/", params={"token": "wrong"}, headers=BEHIND).status_code == 401
+
+
+def test_a_proxy_that_takes_the_prefix_off_may_say_what_it_was(client: TestClient) -> None:
+    for forwarded, path in (("/user/ada/proxy/8420", "Path=/user/ada/proxy/8420/"), ("/x; Domain=evil", "Path=/;")):
+        answer = client.get("/", params={"token": TOKEN}, headers={"X-Forwarded-Prefix": forwarded})
+        assert path in answer.headers["set-cookie"]
+        assert "Domain" not in answer.headers["set-cookie"]
+        assert "Secure" not in answer.headers["set-cookie"], "a cookie that plain HTTP would not send back"
+        client.cookies.clear()
+
+
+def test_a_proxy_may_put_a_host_of_its_own_before_ours(behind_a_proxy: TestClient) -> None:
+    wanted = {"kind": "pause", "body": {"x": 1}, "evaluator": "me"}  # refused by its form, so nothing changes
+    for name, status in (("hub.example", 422), ("evil.example", 403), ("sub.hub.example", 403)):
+        answer = behind_a_proxy.post("/api/commands", json=wanted, headers={**BEARER, "Origin": f"https://{name}"})
+        assert answer.status_code == status, name
+
+
+def test_another_program_may_mount_the_page(run: Run) -> None:
+    """Below a path of its own, as the page of several runs would."""
+    inner = create_app(Desk(run.folder), Access.of(TOKEN, "127.0.0.1", PORT))
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with inner.router.lifespan_context(inner):
+            yield
+
+    outer = Starlette(routes=[Mount("/runs/hand", inner)], lifespan=lifespan)
+    with TestClient(outer, base_url=f"http://{HOME}", follow_redirects=False) as client:
+        answer = client.get("/runs/hand/", params={"token": TOKEN})
+        assert (answer.status_code, answer.headers["location"]) == (303, "./")
+        assert "Path=/runs/hand/;" in answer.headers["set-cookie"]
+        for path in ("", "static/js/main.js", "api/state", "api/images/r0001-i0000"):
+            assert client.get(f"/runs/hand/{path}").status_code == 200, path
 
 
 # ---------------------------------------------------------------------------------------------- other pages
@@ -227,7 +322,7 @@ def test_every_answer_carries_the_security_headers(client: TestClient, method: s
         assert "server" not in answer.headers
     policy = HEADERS["Content-Security-Policy"]
     assert "unsafe" not in policy
-    assert "frame-ancestors 'none'" in policy
+    assert "frame-ancestors 'self'" in policy
     assert "default-src 'self'" in policy
 
 

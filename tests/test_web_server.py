@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from desks import BEARER, TOKEN, Run, Served, good, served, wait_until
+from desks import BEARER, TOKEN, Run, Served, good, own, plain, served, wait_until
 
 READY_SECONDS = 2.0
 
@@ -147,6 +147,17 @@ def test_it_ends_with_the_program_that_started_it(run: Run) -> None:
         assert process.wait(timeout=30) == 0
 
 
+def test_it_fails_in_one_line_while_it_watches_the_program_that_started_it(run: Run, server: Served) -> None:
+    command = [sys.executable, "-m", "hero.web", str(run.folder), "--port", str(server.port), "--until-stdin-closes"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    with process.stdin, process.stderr:
+        assert process.wait(timeout=60) == 2
+        said = process.stderr.read()
+    assert said.count("\n") == 1, said
+
+
 # ---------------------------------------------------------------------------------------------- events
 
 
@@ -180,6 +191,34 @@ def test_a_page_is_told_when_someone_s_progress_changes(run: Run, server: Served
     assert json.loads(told["data"]) == {"evaluators": [{"name": "ada", "marked": 1, "submitted": False}]}
     assert "id" not in told
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_another_window_of_the_same_person_is_told_their_marks(run: Run, server: Served) -> None:
+    start = run.channel.events()[-1].id
+    stream = server.stream(f"/api/events?after={start}&evaluator=eve")
+    others = server.stream(f"/api/events?after={start}&evaluator=mallory")
+    next(one for one in stream if one.get("event") == "evaluators")
+    next(one for one in others if one.get("event") == "evaluators")
+    body = {"evaluator": "eve", "marks": [good("r0001-i0001")]}
+    assert server.ask("POST", "/api/rounds/1/marks", body)[0] == 200
+    told = json.loads(next(one for one in stream if one.get("event") == "mine")["data"])
+    assert (told["round"], plain(told["mine"])) == (1, own({"r0001-i0001": "good"}))
+    assert server.ask("POST", "/api/rounds/1/submit", {"evaluator": "eve"})[0] == 200
+    told = json.loads(next(one for one in stream if one.get("event") == "mine")["data"])
+    assert told["mine"]["submitted"]
+    assert server.ask("POST", "/api/rounds/1/reopen", {"evaluator": "eve"})[0] == 200
+    again = json.loads(next(one for one in stream if one.get("event") == "mine")["data"])
+    assert plain(again["mine"]) == own({"r0001-i0001": "good"})
+    assert again["mine"]["revision"] > told["mine"]["revision"]
+    run.channel.publish("phase", 1, {"phase": "waiting"})
+    kinds = []
+    for one in others:
+        kinds.append(one.get("event"))
+        if one.get("event") == "phase":
+            break
+    assert "mine" not in kinds, "nobody is told another's marks"
+    stream.close()  # type: ignore[attr-defined]
+    others.close()  # type: ignore[attr-defined]
 
 
 def test_a_page_that_is_far_behind_is_told_everything_in_order(run: Run, server: Served) -> None:

@@ -372,6 +372,13 @@ class EvaluatorConfig(_Stage):
     linger: float = Field(
         600.0, ge=0, description="Web: seconds that a run waits after its last round for more to be added."
     )
+    undo_seconds: float = Field(
+        4.0,
+        ge=0,
+        le=600,
+        description="Web: seconds for which the last evaluator who submits can still take the answer back, before the "
+        "run learns from it.",
+    )
     store: str | None = Field(
         None,
         description="Web: SQLAlchemy URL of a label store that several machines share, e.g. "

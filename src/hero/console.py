@@ -121,7 +121,12 @@ def closing_lines(run: Path, rounds: int, result: Mapping[str, Any] | None) -> l
     files = {"LoRA": LORA_FILE, "report": REPORT_FILE, "metrics": METRICS_FILE}
     found = [f"{name:<8} {run / file}" for name, file in files.items() if (run / file).is_file()]
     evaluated = result is not None
+    unknown = result is not None and result["success"]["base"] is None and result.get("people") is None
+    blind = {
+        f"hero evaluate {_quoted(run)} --evaluator web": "judge base and tuned images blind: how success becomes known"
+    }
     next_commands = {
+        **(blind if unknown else {}),
         f"hero generate {_quoted(run)} --out {_quoted(run / 'images')}": "draw with what was learnt",
         f"hero evaluate {_quoted(run)}{' --images 500' if evaluated else ''}": (
             "measure it on more images" if evaluated else "measure it against the base model"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from .desk import DESKTOP, ROOT, Desk, Served
+from .desk import DESKTOP, ROOT, Desk, PrefixProxy, Served
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -62,13 +62,27 @@ def make_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
 def serve() -> Iterator[Callable[..., Served]]:
     running: list[Served] = []
 
-    def start(desk: Desk, port: int = 0) -> Served:
-        running.append(Served("hero.web", str(desk.folder), "--port", str(port)))
+    def start(desk: Desk, port: int = 0, **options: str) -> Served:
+        running.append(Served("hero.web", str(desk.folder), "--port", str(port), **options))
         return running[-1]
 
     yield start
     for served in running:
         served.kill()
+
+
+@pytest.fixture
+def prefixed() -> Iterator[Callable[..., str]]:
+    """`prefixed(served, prefix)`: the page's address at a proxy that serves it below `prefix`, which it takes off."""
+    proxies: list[PrefixProxy] = []
+
+    def start(served: Served, prefix: str) -> str:
+        proxies.append(PrefixProxy(served.port, prefix))
+        return f"http://127.0.0.1:{proxies[-1].port}{prefix}/{served.address.split('/')[-1]}"
+
+    yield start
+    for proxy in proxies:
+        proxy.close()
 
 
 @pytest.fixture

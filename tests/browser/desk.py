@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ def sheet_images(task: str) -> list[Image.Image]:
 class Desk:
     """A run directory without a run: whatever a run would tell the pages, a test tells them."""
 
-    def __init__(self, folder: Path, **run: Any) -> None:
+    def __init__(self, folder: Path, /, **run: Any) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.store = LabelStore(folder / "feedback.db")
@@ -120,10 +123,10 @@ class Desk:
 class Served:
     """A process with a page: the server of a desk, or a whole run (`command`)."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, token: str = TOKEN) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env={**os.environ, "HERO_WEB_TOKEN": TOKEN, "PYTHONPATH": str(ROOT / "src")},
+            env={**os.environ, "HERO_WEB_TOKEN": token, "PYTHONPATH": str(ROOT / "src")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -134,6 +137,48 @@ class Served:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+class PrefixProxy:
+    """A reverse proxy that serves what listens on a port below a path, as nginx or a notebook's server does."""
+
+    def __init__(self, port: int, prefix: str) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._pass_on(None)
+
+            def do_POST(self) -> None:
+                self._pass_on(self.rfile.read(int(self.headers["Content-Length"])))
+
+            def _pass_on(self, body: bytes | None) -> None:
+                if not self.path.startswith(f"{prefix}/"):
+                    self.send_error(404, "outside the proxy's path")
+                    return
+                behind = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                behind.request(self.command, self.path.removeprefix(prefix), body, dict(self.headers))
+                answer = behind.getresponse()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                        self.send_header(name, value)
+                self.send_header("Connection", "close")
+                self.end_headers()
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    while piece := answer.read1(65536):  # events as they come
+                        self.wfile.write(piece)
+                        self.wfile.flush()
+                behind.close()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def printed_address(process: subprocess.Popen[str], seconds: float = 1200) -> str:

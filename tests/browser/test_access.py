@@ -137,3 +137,5 @@ def test_marks_are_told_to_those_who_listen(make_desk: Make, serve: Make, visit:
     expect(page.locator(".tile[data-id]").first).to_have_attribute("aria-label", "Image 1 of 12, best, good")
     page.keyboard.press("Space")
     expect(page.locator("#announcer")).to_have_text("Not good. 0 good")
+    page.keyboard.press("x")
+    expect(page.locator("#announcer")).to_have_text("Bad. 0 good")

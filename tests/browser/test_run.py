@@ -59,6 +59,7 @@ def test_three_rounds_of_a_real_run(tmp_path: Path, visit: Make, shoot: Make) ->
         expect(page.locator(".preview-rows li")).to_have_count(4)
         shoot(page, "run-finished", full=True)
         page.get_by_role("button", name="Finish", exact=True).click()
+        page.get_by_role("button", name="Close", exact=True).click(timeout=180_000)
         assert run.process.wait(timeout=180) == 0
     finally:
         run.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +13,30 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible, print_json
-from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, Port, Prompts, Round, Run, not_empty
+from hero.cli.options import (
+    CLOSING_SECONDS,
+    AllowHost,
+    AsJson,
+    Host,
+    NoBrowser,
+    Port,
+    Prefix,
+    Prompts,
+    Round,
+    Run,
+    listening_lines,
+    listening_of,
+    not_empty,
+)
 from hero.console import progress_bar, quiet_libraries, say, success_lines
+from hero.errors import RunError
+from hero.run.directory import REPORT_FILE
 from hero.run.output import check_free, new_output
 
 if TYPE_CHECKING:
     from hero.evaluation.people import BlindDesk
     from hero.trained import TrainedRun
+    from hero.web.listening import Listening
 
 __all__ = ["NoiseChoice", "evaluate", "generate", "measure", "report"]
 
@@ -53,6 +71,8 @@ def evaluate(
     round_: Round = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    allow_host: AllowHost = None,
+    prefix: Prefix = "",
     no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +81,7 @@ def evaluate(
 
     prompts = not_empty(prompt)
     console = Console(stderr=as_json)
+    listening = listening_of(host, port, no_browser, allow_host, prefix)
     if evaluator == "oracle":
         result = measure(_load_trained(run, round_), console, images=images, prompts=prompts, out=out)
     else:
@@ -69,13 +90,16 @@ def evaluate(
         with interruptible(run, again):
             desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts, out=out, round_=round_)
             if evaluator == "web":
-                result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser)
+                result = _judge_on_page(desk, console, listening)
             else:
                 result = _judge_here(desk, evaluator, console)
+    written = _report_anew(run) if out is None and round_ is None else None
     if as_json:
         print_json(result)
     else:
-        say(console, *success_lines(result), f"images   {out or FinishedRun(run, round_=round_).evaluation_folder}")
+        folder = out or FinishedRun(run, round_=round_).evaluation_folder
+        found = [f"images   {folder}", *([] if written is None else [f"report   {written}"])]
+        say(console, *success_lines(result), *found)
 
 
 def generate(
@@ -184,7 +208,18 @@ def _judge_here(desk: BlindDesk, evaluator: str, console: Console) -> dict[str, 
         return desk.judge(evaluator_named(evaluator, desk.config), lambda *done: say(console, _judged(*done)))
 
 
-def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | None, browser: bool) -> dict[str, Any]:
+def _report_anew(run: Path) -> Path | None:
+    """The run's report with the new figures, if the run has one; a run that cannot be written keeps what it has."""
+    from hero.report import write_report
+
+    if not (run / REPORT_FILE).is_file():
+        return None
+    with suppress(RunError):
+        return write_report(run)
+    return None
+
+
+def _judge_on_page(desk: BlindDesk, console: Console, listening: Listening) -> dict[str, Any]:
     """Serves the desk until people have judged every round."""
     from hero.people.evaluator import People, RunStopped
     from hero.web.process import page_served
@@ -192,8 +227,8 @@ def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | 
     with desk:
         people = People(desk.store, desk.config.evaluator)
         people.channel.publish("run", 0, desk.description())
-        with page_served(desk.path, host=host, port=port, browser=browser) as page:
-            say(console, f"judge the images at {page.address}")
+        with page_served(desk.path, None, listening) as page:
+            say(console, f"judge the images at {page.address}", *listening_lines(listening))
             try:
                 result = desk.judge(people, lambda *done: say(console, _judged(*done)))
             except (RunStopped, KeyboardInterrupt):

@@ -32,7 +32,7 @@ def tasks(as_json: AsJson = False) -> None:
             ]
         )
         return
-    rows = [("task", "what is wanted", "kind", "base success", "prompt")]
+    rows = [("task", "what is wanted", "kind", "before training", "prompt")]
     for task in TASKS.values():
         more = f" (and {len(task.prompts) - 1} more)" if len(task.prompts) > 1 else ""
         rows.append((task.name, task.title, task.kind, task.base_success, task.prompts[0] + more))

@@ -9,15 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from hero.errors import ConfigError
+from hero.web.listening import Listening
 
 __all__ = [
     "CLOSING_SECONDS",
+    "AllowHost",
     "AsJson",
     "Host",
     "Lora",
     "MergeLora",
     "NoBrowser",
     "Port",
+    "Prefix",
     "Processes",
     "Prompts",
     "Publish",
@@ -29,6 +32,8 @@ __all__ = [
     "Token",
     "Variant",
     "hub_settings",
+    "listening_lines",
+    "listening_of",
     "lora_settings",
     "not_empty",
     "prompts_in",
@@ -73,6 +78,22 @@ Host = Annotated[
     ),
 ]
 Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Another name by which browsers reach the labelling page, e.g. a proxy's; .example.org: all names that "
+        "end so. Repeatable.",
+    ),
+]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH",
+        help="Path below which a proxy passes requests on to the labelling page unchanged, e.g. /hero; one that takes "
+        "it off needs none.",
+    ),
+]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
 Publish = Annotated[
     Path | None,
@@ -84,6 +105,28 @@ PublishKeep = Annotated[int, typer.Option(metavar="N", min=1, help="With --publi
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
 CLOSING_SECONDS = 2.0
 """Seconds for which the page of a finished run is still served, so that it can show the end."""
+
+
+def listening_of(host: str, port: int | None, no_browser: bool, allow_host: list[str] | None, prefix: str) -> Listening:
+    """Where a page is to be served; fails at once if it cannot be, before anything slow is done.
+
+    Raises:
+        ConfigError: the port that was named is taken, or a name or the prefix is not one.
+    """
+    listening = Listening(host, port, not no_browser, tuple(allow_host or ()), prefix.rstrip("/"))
+    listening.check()
+    return listening
+
+
+def listening_lines(listening: Listening) -> list[str]:
+    """What to know about a page that other machines can reach; nothing for one that they cannot."""
+    if not listening.open_to_others:
+        return []
+    return [
+        f"warning: the page listens on {listening.host}. Whoever has the address can see the images, label, and stop",
+        "  the run, and the connection is not encrypted: use it in a network that you trust, or leave --host out and",
+        "  use a tunnel (docs/labelling.md)",
+    ]
 
 
 def hub_settings(revision: str | None, variant: str | None, token: str | None) -> dict[str, Any]:

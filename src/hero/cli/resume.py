@@ -10,8 +10,29 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible
-from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Publish, PublishKeep, Run, Settings
-from hero.cli.running import evaluator_of, finish, people_at, publisher_of, share_work, train_to_end
+from hero.cli.options import (
+    AllowHost,
+    AsJson,
+    Host,
+    NoBrowser,
+    Port,
+    Prefix,
+    Processes,
+    Publish,
+    PublishKeep,
+    Run,
+    Settings,
+    listening_lines,
+    listening_of,
+)
+from hero.cli.running import (
+    evaluator_of,
+    finish,
+    people_at,
+    publisher_of,
+    share_work,
+    train_to_end,
+)
 from hero.config import load_run_config, merge, parse_assignments
 from hero.console import quiet_libraries, say
 from hero.errors import ConfigError, RunError
@@ -41,6 +62,8 @@ def resume(
     processes: Processes = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    allow_host: AllowHost = None,
+    prefix: Prefix = "",
     no_browser: NoBrowser = False,
     as_json: AsJson = False,
 ) -> None:
@@ -59,6 +82,7 @@ def resume(
     directory = RunDirectory.open(run, own)
     checkpoint = directory.load_checkpoint("told")
     finished = checkpoint is not None and len(checkpoint.state["history"]) >= directory.config.rounds
+    listening = listening_of(host, port, no_browser, allow_host, prefix)
     answers = None if finished else evaluator_of(directory.config)
     quiet_libraries()
     from hero.tuner import Tuner
@@ -74,8 +98,7 @@ def resume(
         else:
             say(console, f"{run} continues after round {done} of {config.rounds}")
             if answers is None:
-                served = people_at(run, config, console, host=host, port=port, browser=not no_browser)
-                people = stack.enter_context(served)
+                people = stack.enter_context(people_at(run, config, console, listening))
             history = train_to_end(tuner, people or answers, console, published)
         del tuner  # frees its model before the evaluation loads one
         finish(run, config, history, console, as_json, people)
@@ -85,6 +108,8 @@ def label(
     run: Run,
     host: Host = "127.0.0.1",
     port: Port = None,
+    allow_host: AllowHost = None,
+    prefix: Prefix = "",
     no_browser: NoBrowser = False,
 ) -> None:
     """Serve the labelling page of a run again, even of one that is being trained elsewhere; Ctrl-C closes it."""
@@ -96,8 +121,9 @@ def label(
     if settings.name != "web":
         raise ConfigError(f"{run} is not labelled by people: its evaluator is {settings.name!r}; see --evaluator web")
     console = Console()
-    with page_served(run, settings.store, host=host, port=port, browser=not no_browser) as page:
-        say(console, f"label at {page.address}")
+    listening = listening_of(host, port, no_browser, allow_host, prefix)
+    with page_served(run, settings.store, listening) as page:
+        say(console, f"label at {page.address}", *listening_lines(listening))
         try:
             page.wait()
         except KeyboardInterrupt:

@@ -6,16 +6,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from hero.cli.app import print_json
 from hero.cli.evaluate import measure
-from hero.cli.options import CLOSING_SECONDS
+from hero.cli.options import CLOSING_SECONDS, listening_lines
 from hero.config import Config
 from hero.console import closing_lines, progress_bar, quiet_libraries, round_line, say
 from hero.errors import ConfigError, HeroError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hero.people.evaluator import People
     from hero.tuner import Tuner
     from hero.types import ImageChunk, RoundStats
+    from hero.web.listening import Listening
 
 __all__ = ["evaluator_of", "finish", "people_at", "publisher_of", "share_work", "train_to_end"]
 
@@ -59,9 +60,7 @@ def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
 
 
 @contextmanager
-def people_at(
-    run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool
-) -> Iterator[People]:
+def people_at(run: Path, config: Config, console: Console, listening: Listening) -> Iterator[People]:
     """The people at the page of `run`, which is served for as long as the context lasts."""
     from hero.feedback import LabelStore
     from hero.people.evaluator import People
@@ -70,9 +69,9 @@ def people_at(
 
     with (
         LabelStore(RunDirectory(run, config).labels_at) as store,
-        page_served(run, config.evaluator.store, host=host, port=port, browser=browser) as page,
+        page_served(run, config.evaluator.store, listening) as page,
     ):
-        say(console, f"label at {page.address}")
+        say(console, f"label at {page.address}", *listening_lines(listening))
         yield People(store, config.evaluator)
         time.sleep(CLOSING_SECONDS)
 
@@ -123,14 +122,16 @@ def train_to_end(
     def advance(completed: int, what: str) -> None:
         update(completed, what, tuner.config.rounds * per_round)  # people may add rounds
 
+    def now(doing: str) -> None:
+        advance((min(tuner.round, tuner.config.rounds) - 1) * per_round + drawn, f"{where()} {doing}")
+
     with progress_bar(console, where(), tuner.config.rounds * per_round) as update:
         advance(len(tuner.history) * per_round, f"{where()} drawing")
 
         def on_chunk(chunk: ImageChunk) -> None:
             nonlocal drawn
             drawn += len(chunk.images)
-            doing = "drawing" if drawn < chunk.total else "learning"
-            advance((chunk.round - 1) * per_round + drawn, f"{where()} {doing}")
+            now("drawing" if drawn < chunk.total else "waiting for the answer")
 
         def on_round(stats: RoundStats) -> None:
             nonlocal drawn
@@ -142,12 +143,29 @@ def train_to_end(
                 advance(stats.round * per_round, f"{where()} drawing")
 
         def on_step(what: str, done: int, total: int) -> None:
-            if what == "practice":
-                update((tuner.round - 1) * per_round + drawn, f"{where()} practising {done}/{total}")
+            now(f"practising {done}/{total}" if what == "practice" else "learning")
+
+        def on_phase(phase: str, step: str, done: int, total: int) -> None:
+            if phase == "learning":
+                on_step(step, done, total)
+            elif phase == "waiting":
+                now("waiting for labels, at the page")
+            elif phase == "paused":
+                now("paused, from the page")
+            elif phase == "finished":
+                update(tuner.config.rounds * per_round, "all rounds done")
+                linger = tuner.config.evaluator.linger
+                if linger:
+                    say(
+                        console,
+                        f"all rounds are done; waiting {linger / 60:.0f} min for more from the page; Finish there, or "
+                        "Ctrl-C here, ends the run",
+                    )
 
         tuner.on_step = on_step
         with tuner:
             if isinstance(evaluator, People):
+                evaluator.on_phase = on_phase
                 done = train_with_people(tuner, evaluator, on_chunk=on_chunk, on_round=on_round)
                 return tuner.history if done else None
             return tuner.run(evaluator, on_chunk=on_chunk, on_round=on_round)
@@ -175,12 +193,10 @@ def finish(
         on_progress = None if people is None else people.evaluating
         result = finished.current_evaluation or measure(TrainedRun(run), console, on_progress=on_progress)
         write_report(run)
-    if people is not None:
-        people.say(
-            "stopped", message=f"The run has ended; `hero resume {run} --rounds {2 * len(history)}` adds rounds."
-        )
     if not as_json:
         say(console, *closing_lines(run, len(history), result))
+    _tell_result(run, history, result, console, people)
+    if not as_json:
         return
     print_json(
         {
@@ -192,3 +208,20 @@ def finish(
             "evaluation": result,
         }
     )
+
+
+def _tell_result(
+    run: Path, history: list[RoundStats], result: dict[str, Any] | None, console: Console, people: People | None
+) -> None:
+    """Shows people the result at their page, until they are done with it."""
+    from hero.people.evaluator import RunStopped
+    from hero.run.directory import REPORT_FILE
+
+    if people is None:
+        return
+    people.say_result(result, report=(run / REPORT_FILE).is_file())
+    people.on_phase = None
+    if people.released:
+        say(console, "the page shows the result; Close there, or Ctrl-C here, closes it")
+    with suppress(RunStopped, KeyboardInterrupt):
+        people.rest(f"`hero resume {run} --rounds {2 * len(history)}` adds rounds, `hero label {run}` shows this page.")

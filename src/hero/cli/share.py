@@ -120,6 +120,7 @@ def feedback_import(
     from hero.feedback.starting import start_from_labels
 
     console = Console()
+    say(console, f"{len(labels.marks)} marks of {len(labels.images)} images read; loading the model and encoding them")
     with interruptible(out):
         started = start_from_labels(
             labels, config, out, on_round=lambda round_: say(console, f"round {round_}: the same images, learnt from")

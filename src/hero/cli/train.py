@@ -12,12 +12,14 @@ from rich.console import Console
 
 from hero.cli.app import interruptible
 from hero.cli.options import (
+    AllowHost,
     AsJson,
     Host,
     Lora,
     MergeLora,
     NoBrowser,
     Port,
+    Prefix,
     Processes,
     Publish,
     PublishKeep,
@@ -26,6 +28,7 @@ from hero.cli.options import (
     Token,
     Variant,
     hub_settings,
+    listening_of,
     lora_settings,
     prompts_in,
 )
@@ -84,6 +87,8 @@ def train(
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = None,
+    allow_host: AllowHost = None,
+    prefix: Prefix = "",
     no_browser: NoBrowser = False,
     rounds: Annotated[int | None, typer.Option(metavar="N", help="Rounds of feedback.")] = None,
     images_per_round: Annotated[int | None, typer.Option(metavar="N", help="Images shown in a round.")] = None,
@@ -135,6 +140,7 @@ def train(
     )
     check_used(parse_assignments(settings or []), config)
     out = out or Path("runs") / f"{config.task.name}-{config.method}-s{config.seed}"
+    listening = listening_of(host, port, no_browser, allow_host, prefix)  # before the folder is made
     answers = _evaluator_for_new_run(config, out)
     quiet_libraries()
     from hero.tuner import Tuner
@@ -146,8 +152,7 @@ def train(
         tuner, people = Tuner(config, out), None
         say(console, *tuner.policy.starts)
         if answers is None:
-            served = people_at(out, config, console, host=host, port=port, browser=not no_browser)
-            people = stack.enter_context(served)
+            people = stack.enter_context(people_at(out, config, console, listening))
         history = train_to_end(tuner, people or answers, console, published)
         del tuner  # frees its model before the evaluation loads one
         finish(out, config, history, console, as_json, people)

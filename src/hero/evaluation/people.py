@@ -134,6 +134,8 @@ class BlindDesk:
             "model": "",
             "evaluators": config.evaluator.people,
             "rule": config.evaluator.rule,
+            "refined": False,
+            "folder": str(self._run.path.resolve()),
             "lora": None,
         }
 

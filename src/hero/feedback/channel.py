@@ -24,7 +24,9 @@ from hero.feedback.store import LabelStore
 
 __all__ = ["MOST_ROUNDS", "Channel", "Command", "CommandKind", "DeskState", "Event", "EventKind"]
 
-EventKind = Literal["run", "round", "chunk", "suggestions", "phase", "learned", "preview", "answer", "command"]
+EventKind = Literal[
+    "run", "round", "chunk", "suggestions", "phase", "learned", "preview", "answer", "result", "command"
+]
 CommandKind = Literal["pause", "resume", "stop", "more-rounds", "finish"]
 
 MOST_ROUNDS = 1000
@@ -68,6 +70,7 @@ class DeskState:
             before any event.
         run, phase, round: None until there is such an event; `round` is the newest one, with its images so far.
         learned, previews, answers: one entry a round, in order of rounds.
+        result: the newest evaluation of the run's model; None without one.
         last_event: id of the newest event; 0 if there is none.
     """
 
@@ -78,6 +81,7 @@ class DeskState:
     learned: list[dict[str, Any]] = field(default_factory=list)
     previews: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
     last_event: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +113,8 @@ class DeskState:
             self.previews = _with_entry(self.previews, {**body, "round": round_})
         elif event.kind == "answer":
             self.answers = _with_entry(self.answers, {**body, "round": round_})
+        elif event.kind == "result":
+            self.result = body
 
 
 def _with_entry(entries: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,8 +156,13 @@ class Channel:
         values = dict(body or {})
         if kind not in get_args(CommandKind):
             raise FeedbackError(f"unknown command {kind!r}; known: {', '.join(get_args(CommandKind))}")
-        if set(values) != ({"rounds"} if kind == "more-rounds" else set()):
-            needed = 'needs {"rounds": how many}' if kind == "more-rounds" else "has an empty body"
+        if kind == "more-rounds":
+            fits, needed = set(values) == {"rounds"}, 'needs {"rounds": how many}'
+        elif kind == "finish":
+            fits, needed = values in ({}, {"stay": True}), 'has an empty body, or {"stay": true}'
+        else:
+            fits, needed = not values, "has an empty body"
+        if not fits:
             raise FeedbackError(f"the command {kind} {needed}")
         rounds = values.get("rounds", 1)
         if type(rounds) is not int or not 1 <= rounds <= MOST_ROUNDS:

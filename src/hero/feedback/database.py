@@ -71,7 +71,7 @@ class Database:
 
     def _open_schema(self, upgrade: Upgrade) -> None:
         version = self._version()
-        if version in (None, "1"):
+        if version is None or version in _OLDER:
             with self.transaction(write=True) as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x4E120)))
@@ -80,9 +80,13 @@ class Database:
                 if version is None:
                     schema.metadata.create_all(connection, checkfirst=False)
                     connection.execute(schema.meta.insert().values(key="schema_version", value=_CURRENT))
-                elif version == "1":
-                    schema.metadata.create_all(connection, tables=list(schema.ADDED_IN_2), checkfirst=False)
-                    upgrade(connection)
+                elif version in _OLDER:
+                    added = [
+                        table for since, tables in schema.ADDED_IN.items() if since > int(version) for table in tables
+                    ]
+                    schema.metadata.create_all(connection, tables=added, checkfirst=False)
+                    if version == "1":
+                        upgrade(connection)
                     mine = schema.meta.c.key == "schema_version"
                     connection.execute(schema.meta.update().where(mine).values(value=_CURRENT))
             version = self._version()
@@ -93,8 +97,10 @@ class Database:
             return
         if version is None:
             raise RunError(f"{self.name} is not a label store yet: it is created when its run begins")
-        if version == "1":
-            raise RunError(f"the label store {self.name} has schema version 1; `hero resume` of its run upgrades it")
+        if version in _OLDER:
+            raise RunError(
+                f"the label store {self.name} has schema version {version}; `hero resume` of its run upgrades it"
+            )
         raise RunError(
             f"the label store {self.name} has schema version {version}; this version of hero knows "
             f"{_CURRENT}: upgrade hero (pip install -U hero-diffusion); the labels are untouched"
@@ -130,6 +136,7 @@ def now() -> str:
 
 
 _CURRENT = str(schema.SCHEMA_VERSION)
+_OLDER = tuple(str(version) for version in range(1, schema.SCHEMA_VERSION))
 
 
 def _version_of(connection: sa.Connection) -> str | None:

@@ -90,6 +90,7 @@ def _write_metadata(labelled: LabelledRun, folder: Path) -> None:
     with open(folder / METADATA_FILE, "w", encoding="utf-8") as file:
         for round_ in labelled.rounds:
             for evaluator, given in labelled.given(round_).items():
+                reasons = labelled.store.own(round_, evaluator).asides.reasons
                 for image in sorted({*given.verdicts, *given.best, *given.scores}):
                     if (folder / "images" / f"{image}.png").is_file():
                         row = {
@@ -101,6 +102,7 @@ def _write_metadata(labelled: LabelledRun, folder: Path) -> None:
                             "verdict": str(given.verdicts[image]) if image in given.verdicts else None,
                             "best": image in given.best,
                             "score": given.scores.get(image),
+                            "reason": reasons.get(image),
                         }
                         file.write(json.dumps(row) + "\n")
 

@@ -53,8 +53,10 @@ class LabelledRun:
 
     @cached_property
     def submissions(self) -> list[dict[str, Any]]:
-        """Round, evaluator, seconds and created_at (ISO 8601) of every submission, oldest first."""
-        return self._rows(schema.submissions)
+        """Round, evaluator, seconds and created_at (ISO 8601) of every submission that stands, oldest first."""
+        rows = self._rows(schema.submissions)
+        standing = {round_: self.store.submitters(round_) for round_ in {row["round"] for row in rows}}
+        return [row for row in rows if row["evaluator"] in standing[row["round"]]]
 
     @cached_property
     def answers(self) -> list[dict[str, Any]]:

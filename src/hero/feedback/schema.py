@@ -1,4 +1,4 @@
-"""The tables of the label store, schema version 2: all but `meta` are append-only, which the database enforces.
+"""The tables of the label store, schema version 3: all but `meta` are append-only, which the database enforces.
 
 Times are ISO 8601 text: the same instant, to the microsecond and with its zone, in every database.
 """
@@ -10,9 +10,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-__all__ = ["ADDED_IN_2", "SCHEMA_VERSION", "answers", "commands", "events", "labels", "meta", "metadata", "submissions"]
+__all__ = [
+    "ADDED_IN",
+    "SCHEMA_VERSION",
+    "answers",
+    "commands",
+    "events",
+    "labels",
+    "meta",
+    "metadata",
+    "reopenings",
+    "submissions",
+]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 # SQLite autoincrements only an INTEGER key; other databases should not run out of ids at 2³¹.
@@ -70,7 +81,19 @@ commands = _table(
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("evaluator", sa.String, nullable=False),
 )
-ADDED_IN_2 = (answers, events, commands)
+reopenings = _table(
+    "reopenings",
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("evaluator", sa.String, nullable=False),
+    sa.Column("closed", sa.Boolean, nullable=False),
+    sa.Column("seconds", sa.Double),
+    sa.Index("reopenings_by_round", "round", "evaluator"),
+)
+"""Submissions that were taken back (not `closed`) and made again (`closed`); the last of an evaluator counts. The row
+in `submissions` stays: it says when they submitted first."""
+
+ADDED_IN = {2: (answers, events, commands), 3: (reopenings,)}
+"""Version → the tables that it added to those of the one before."""
 
 
 def _refuse_in_sqlite(table: sa.Table, operation: str, when: str = "") -> None:
@@ -113,6 +136,7 @@ _SAME_ROW = {
     answers: "id = NEW.id OR round = NEW.round",
     events: "id = NEW.id",
     commands: "id = NEW.id",
+    reopenings: "id = NEW.id",
 }
 for _one, _same in _SAME_ROW.items():
     _refuse_in_sqlite(_one, "UPDATE")

@@ -1,8 +1,8 @@
 """The label store: every mark that an evaluator ever made, append-only, in SQLite or any SQLAlchemy URL.
 
 A *mark* is one statement about one image; later marks override earlier ones. A *submission* closes a round for one
-evaluator; an *answer* is what the run learns from in the round. When a call returns, its data is on disk (WAL,
-synchronous=FULL). Imports no torch.
+evaluator, who may reopen it until the run has taken its *answer*, which is what it learns the round from. When a call
+returns, its data is on disk (WAL, synchronous=FULL). Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from sqlalchemy.exc import IntegrityError
 from hero.errors import FeedbackError, RunError
 from hero.feedback import schema
 from hero.feedback.database import Database, now
-from hero.feedback.marks import Mark, MarkKind, Statement, marks_of, replay, withdrawals_of
+from hero.feedback.marks import Asides, Mark, MarkKind, Statement, asides_of, marks_of, replay, withdrawals_of
 from hero.types import Answer, Feedback, ImageId
 
-__all__ = ["Draft", "Label", "LabelStore", "LabellingProgress"]
+__all__ = ["Draft", "Label", "LabelStore", "LabellingProgress", "Own"]
 
 _PAGE = 1000
 _EDITING = 0x4E121  # of PostgreSQL's advisory locks
 _labels, _submissions, _answers = schema.labels, schema.submissions, schema.answers
+_reopenings = schema.reopenings
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,30 @@ class LabellingProgress:
     submitted: bool
 
 
+@dataclass(frozen=True)
+class Own:
+    """One evaluator's answer to a round as it stands.
+
+    Attributes:
+        given: the feedback that their marks so far amount to.
+        asides: what they say beside it.
+        submitted: whether the round is closed for them.
+        revision: grows with every mark, submission and reopening of theirs.
+    """
+
+    given: Feedback
+    asides: Asides
+    submitted: bool
+    revision: int
+
+
 class Draft:
     """One evaluator's open answer to a round, within one transaction (see `LabelStore.edit`).
 
     Attributes:
         given: the feedback that the marks so far amount to, including those made here.
+        asides: what they say beside it.
+        revision: as that of `Own`.
     """
 
     def __init__(self, connection: sa.Connection, round_: int, evaluator: str) -> None:
@@ -69,17 +89,22 @@ class Draft:
         self._round = round_
         self._evaluator = evaluator
         self._statements = _rows(connection, round_, evaluator)
-        self.given = replay(self._statements)
+        self._count()
 
     def mark(self, *marks: Mark) -> None:
         """Adds marks."""
         _insert_marks(self._connection, self._round, self._evaluator, marks)
         self._statements += [(mark.image_id, mark.kind, mark.value, mark.other) for mark in marks]
-        self.given = replay(self._statements)
+        self._count()
 
     def submit(self, seconds: float | None = None) -> None:
         """Closes the round for this evaluator."""
         _insert_submission(self._connection, self._round, self._evaluator, seconds)
+        self.revision += 1
+
+    def _count(self) -> None:
+        self.given, self.asides = replay(self._statements), asides_of(self._statements)
+        self.revision = len(self._statements) + _closings(self._connection, self._round, self._evaluator)
 
 
 class LabelStore:
@@ -87,7 +112,7 @@ class LabelStore:
 
     Args:
         location: path of an SQLite file, created if missing, or an SQLAlchemy URL (anything with "://"). A store of
-            schema version 1 is upgraded in place; its labels stay as they are.
+            an older schema version is upgraded in place; its labels stay as they are.
         busy_seconds: how long to wait for another program that is writing to the SQLite file.
         read_only: does not create, upgrade or write the store, so that it may lie in a read-only folder. An SQLite
             file is read as it is now; labels added later are not seen.
@@ -165,6 +190,24 @@ class LabelStore:
         with self.edit(round_, evaluator) as draft:
             draft.submit(seconds)
 
+    def reopen(self, round_: int, evaluator: str) -> None:
+        """Takes back the submission of `evaluator`: their marks stay and can be changed again; what was bad because it
+        was left unmarked is unmarked again.
+
+        Raises:
+            FeedbackError: `evaluator` has not submitted `round_`, or the run has taken its answer.
+        """
+        with self.database.transaction(write=True) as connection:
+            if evaluator not in _submitters(connection, round_):
+                raise FeedbackError(f"{evaluator!r} has not submitted round {round_}")
+            if _answer(connection, round_) is not None:
+                raise FeedbackError(f"round {round_} is learnt from already")
+            values = {"round": round_, "evaluator": evaluator, "closed": False, "created_at": now()}
+            connection.execute(_reopenings.insert().values(values))
+            rest = asides_of(_rows(connection, round_, evaluator)).rest
+            withdrawn = [mark for i in rest for mark in (Mark(i, "rest", None), Mark(i, "verdict", None))]
+            _insert_marks(connection, round_, evaluator, withdrawn)
+
     # ------------------------------------------------------------------ the run writes
 
     def record(self, round_: int, feedback: Feedback, evaluator: str, seconds: float) -> None:
@@ -208,6 +251,14 @@ class LabelStore:
         with self.database.transaction(write=False) as connection:
             return replay(_rows(connection, round_, evaluator))
 
+    def own(self, round_: int, evaluator: str) -> Own:
+        """The answer of `evaluator` to `round_` as it stands."""
+        with self.database.transaction(write=False) as connection:
+            statements = _rows(connection, round_, evaluator)
+            submitted = evaluator in _submitters(connection, round_)
+            revision = len(statements) + _closings(connection, round_, evaluator)
+        return Own(replay(statements), asides_of(statements), submitted, revision)
+
     def progress(self, round_: int) -> tuple[LabellingProgress, ...]:
         """How far each evaluator of `round_` has got, by name."""
         with self.database.transaction(write=False) as connection:
@@ -217,12 +268,13 @@ class LabelStore:
             marked = {name: len(replay(_rows(connection, round_, name)).verdicts) for name in names}
         return tuple(LabellingProgress(name, marked[name], name in submitted) for name in names)
 
-    def revision(self) -> tuple[int, int]:
-        """Grows with every mark and submission: a cheap way to find out whether anything is new."""
-        newest = [sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)) for table in (_labels, _submissions)]
+    def revision(self) -> tuple[int, int, int]:
+        """Grows with every mark, submission and reopening: a cheap way to find out whether anything is new."""
+        tables = (_labels, _submissions, _reopenings)
+        newest = [sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)) for table in tables]
         with self.database.transaction(write=False) as connection:
-            marks, submissions = (int(connection.execute(query).scalar_one()) for query in newest)
-        return marks, submissions
+            marks, submissions, reopenings = (int(connection.execute(query).scalar_one()) for query in newest)
+        return marks, submissions, reopenings
 
     def submission(self, round_: int, evaluator: str | None = None) -> Feedback | None:
         """What one evaluator submitted for `round_`, in the order marked; None if there is nothing (yet).
@@ -249,7 +301,8 @@ class LabelStore:
         """Rounds that at least one evaluator submitted, ascending."""
         query = sa.select(_submissions.c.round).distinct().order_by(_submissions.c.round)
         with self.database.transaction(write=False) as connection:
-            return tuple(connection.execute(query).scalars())
+            rounds = list(connection.execute(query).scalars())
+            return tuple(round_ for round_ in rounds if _submitters(connection, round_))
 
     def answer(self, round_: int) -> Answer | None:
         """The answer from which the run learns (or has learnt) `round_`; None if there is none yet."""
@@ -318,12 +371,34 @@ def _already(round_: int, evaluator: str) -> str:
 
 
 def _submitters(connection: sa.Connection, round_: int) -> list[str]:
+    """Who has submitted, in the order in which they did so first; without those who have reopened the round since."""
     query = sa.select(_submissions.c.evaluator).where(_submissions.c.round == round_)
-    return list(connection.execute(query.order_by(_submissions.c.id)).scalars())
+    names = list(connection.execute(query.order_by(_submissions.c.id)).scalars())
+    later = sa.select(_reopenings.c.evaluator, _reopenings.c.closed).where(_reopenings.c.round == round_)
+    closed = {row.evaluator: row.closed for row in connection.execute(later.order_by(_reopenings.c.id))}
+    return [name for name in names if closed.get(name, True)]
+
+
+def _closings(connection: sa.Connection, round_: int, evaluator: str) -> int:
+    """How often `evaluator` has closed and reopened the round."""
+    return sum(
+        int(
+            connection.execute(
+                sa.select(sa.func.count())
+                .select_from(table)
+                .where(table.c.round == round_, table.c.evaluator == evaluator)
+            ).scalar_one()
+        )
+        for table in (_submissions, _reopenings)
+    )
 
 
 def _insert_submission(connection: sa.Connection, round_: int, evaluator: str, seconds: float | None) -> None:
     values = {"round": round_, "evaluator": evaluator, "seconds": seconds, "created_at": now()}
+    mine = (_reopenings.c.round == round_, _reopenings.c.evaluator == evaluator)
+    if connection.execute(sa.select(_reopenings.c.id).where(*mine).limit(1)).first() is not None:
+        connection.execute(_reopenings.insert().values(**values, closed=True))
+        return
     try:
         connection.execute(_submissions.insert().values(values))
     except IntegrityError:

@@ -92,8 +92,12 @@ def _text(path: Path) -> str:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # Windows editors put a mark at the beginning
             return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise FeedbackError(f"cannot read {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise FeedbackError(
+            f"{path} is not text: give labels.jsonl, a table, a folder with good and bad in it, or Label Studio's JSON"
+        ) from None
 
 
 def _object(where: str, found: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ next checks for one: between two chunks of images, between two steps of learning
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from hero.config import EvaluatorConfig
@@ -41,6 +41,8 @@ class People:
     Attributes:
         channel: events and commands.
         more_rounds: called with the number of rounds that an evaluator asks to add; if None, the request is refused.
+        released: whether somebody ended the run from their page, and stays to see the result.
+        on_phase: called with what is said to the pages: phase, step, done and total.
     """
 
     name = "web"
@@ -48,6 +50,7 @@ class People:
     def __init__(self, store: LabelStore, settings: EvaluatorConfig) -> None:
         self.channel = Channel(store)
         self.more_rounds: Callable[[int], object] | None = None
+        self.on_phase: Callable[[Phase, str, int, int], object] | None = None
         self._store = store
         self._settings = settings
         self._start: RoundStart | None = None
@@ -55,7 +58,9 @@ class People:
         self._phase: dict[str, Any] = {}
         self._round = 0
         self._published_at = self._began_at = float("-inf")
+        self._complete_since = float("inf")
         self._paused = self._stopping = self._lingering = self._extended = False
+        self.released = False
         self._seen_command = 0
         self._refuse_old_commands()
 
@@ -81,19 +86,34 @@ class People:
         self.carry_out_commands()
 
     def collect(self) -> Answer:
-        """Waits until enough evaluators have submitted, and under a lead the lead too; combines their answers.
+        """Waits until enough evaluators have submitted, under a lead the lead too, and had time to take it back.
 
         Raises:
             RunStopped: somebody stopped the run.
         """
         self.say("waiting")
         self.carry_out_commands()
-        while not self._complete():
+        self._complete_since = float("inf")
+        while not self._settled():
             time.sleep(_POLL)
             self.carry_out_commands()
         answer = combine(self._store.submissions(self._round), self._batch(), self._settings.rule)
         self.say_answer(self._round, answer)
         return answer
+
+    def _settled(self) -> bool:
+        """Whether the answer is complete, and has been for as long as it can be taken back."""
+        if not self._complete():
+            if self._complete_since < float("inf"):
+                self.say("waiting")  # somebody took theirs back
+            self._complete_since = float("inf")
+            return False
+        now = time.monotonic()
+        self._complete_since = min(self._complete_since, now)
+        left = self._complete_since + self._settings.undo_seconds - now
+        if left > 0:
+            self.say("waiting", "settling")
+        return left <= 0
 
     def _complete(self) -> bool:
         submitted = self._store.submitters(self._round)
@@ -113,9 +133,11 @@ class People:
         """Tells the pages what the run is doing; mere progress in a phase is published a few times a second at most."""
         same = (self._phase.get("phase"), self._phase.get("step")) == (phase, step)
         now = time.monotonic()
+        if self.on_phase is not None:
+            self.on_phase(phase, step, done, total)
         if not same:
             self._began_at = now
-        elif done < total and now - self._published_at < _THROTTLE:
+        elif step == "settling" or (done < total and now - self._published_at < _THROTTLE):
             return
         elapsed = now - self._began_at
         left = elapsed / done * (total - done) if 0 < done < total and elapsed > 0 else None
@@ -142,6 +164,14 @@ class People:
             "disagreements": list(answer.disagreements),
         }
         self.channel.publish("answer", round_, body)
+
+    def say_result(self, evaluation: Mapping[str, Any] | None, *, report: bool) -> None:
+        """Tells the pages what the run has achieved, from the object of `hero evaluate --json`."""
+        shown = ("images", "labels", "success", "success_interval", "diversity", "drift")
+        figures = {key: evaluation[key] for key in shown} if evaluation is not None else {}
+        people = None if evaluation is None else evaluation.get("people")
+        judged = None if people is None else {key: people[key] for key in (*shown[:1], *shown[2:4], "evaluators")}
+        self.channel.publish("result", 0, {**figures, "people": judged, "report": report})
 
     def learning(self, step: str, done: int, total: int) -> None:
         """Progress of learning (an `OnStep`); a pause suspends it, a stop does not cut it short."""
@@ -174,14 +204,25 @@ class People:
         Raises:
             RunStopped: somebody stopped the run.
         """
-        self._lingering, self._extended = True, False
         self.say("finished", message=message)
+        self._stay()
+        return self._extended
+
+    def rest(self, message: str) -> None:
+        """Says that the run is over. Where somebody stays to see the result, so does their page: until they send
+        another `finish`, or for `settings.linger` seconds."""
+        self.more_rounds = None
+        self.say("stopped", "complete", message=message)
+        if self.released:
+            self._stay()
+
+    def _stay(self) -> None:
+        self._lingering, self._extended = True, False
         until = time.monotonic() + self._settings.linger
         while self._lingering and not self._extended and time.monotonic() < until:
             self.carry_out_commands()
             time.sleep(_POLL)
         self._lingering = False
-        return self._extended
 
     def _wait_out_commands(self) -> None:
         if self._carry_out_new():
@@ -220,7 +261,7 @@ class People:
                 self._extended = True
                 return True, f"{command.body['rounds']} more rounds."
             case "finish" if self._lingering:
-                self._lingering = False
+                self._lingering, self.released = False, "stay" in command.body
                 return True, "Finished."
             case "finish":
                 return False, "There are rounds left; stop the run instead, it can be resumed."

@@ -52,7 +52,11 @@ def train_with_people(
         run.open()
         while True:
             tuner.run(run, on_chunk=on_chunk, on_round=finished_round)
-            if not people.linger(f"All {tuner.config.rounds} rounds are done; the LoRA is on disk."):
+            try:
+                more = people.linger(f"All {tuner.config.rounds} rounds are done; the LoRA is on disk.")
+            except KeyboardInterrupt:  # nothing is left to interrupt: it means that no more rounds are wanted
+                more = False
+            if not more:
                 return True
     except RunStopped:
         tuner.learner.publish()
@@ -80,6 +84,7 @@ class _Attended:
         self._suggest = Suggester(tuner.learner, tuner.store)
         self._previewed: set[int] = set()
         self._unsuggested: list[ImageChunk] = []
+        self._refined = False
 
     def open(self) -> None:
         """Tells the pages what the run is, and what it has learnt before if they do not have that yet."""
@@ -123,8 +128,8 @@ class _Attended:
     def learnt(self, stats: RoundStats) -> None:
         """Publishes the figures and previews of a round that the run has learnt from."""
         self._channel.publish("learned", stats.round, {"stats": stats.to_dict()})
-        if stats.round == 1:
-            self._say_run()  # there is a LoRA now
+        if stats.round == 1 or self._refined != self._tuner.learner.noise.fitted:
+            self._say_run()  # there is a LoRA now, or the next images start elsewhere
         self._people.carry_out_commands()
         self._people.learning("preview", 0, 1)
         self._preview()
@@ -138,6 +143,7 @@ class _Attended:
         config, run = self._tuner.config, self._tuner.directory.path
         task = TASKS.get(config.task.name)
         lora = run / LORA_FILE
+        self._refined = self._tuner.learner.noise.fitted
         body = {
             "name": run.resolve().name,
             "mode": "train",
@@ -152,6 +158,8 @@ class _Attended:
             "model": config.model.path,
             "evaluators": config.evaluator.people,
             "rule": config.evaluator.rule,
+            "refined": self._refined,
+            "folder": str(run.resolve()),
             "lora": str(lora.resolve()) if lora.is_file() else None,
         }
         self._channel.publish("run", 0, body)

@@ -10,7 +10,7 @@ from typing import Any
 from hero.errors import RunError
 from hero.feedback.store import LabelStore
 from hero.report.charts import Chart, charts
-from hero.report.outcome import BlindFigures, Tile, chosen_among, finding, outdated, people_of, tiles_of
+from hero.report.outcome import BlindFigures, Tile, chosen_among, finding, outdated, paired_of, people_of, tiles_of
 from hero.report.pictures import Pair, Picture, data_uri, open_image
 from hero.report.rounds import Round, rounds_of
 from hero.report.settings import Setting, settings
@@ -84,8 +84,11 @@ class RunContents:
     def finding(self) -> str:
         """The headline, by the task's judge; by people where there is none."""
         if not self.tiles and self.people is not None:
-            return finding(self.people.tiles, self._measured_at, who=self.people.who)
-        return finding(self.tiles, self._measured_at)
+            return finding(self.people.tiles, self._measured_at, self.people.paired, who=self.people.who)
+        paired = None
+        if self.evaluation is not None:
+            paired = paired_of(self.details.get("verdicts"), chosen_among(self.evaluation))
+        return finding(self.tiles, self._measured_at, paired)
 
     @property
     def _measured_at(self) -> int:

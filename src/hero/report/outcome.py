@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hero.report.paired import Paired
 from hero.report.words import percent
 
-__all__ = ["BlindFigures", "Tile", "chosen_among", "finding", "outdated", "people_of", "tiles_of"]
+__all__ = ["BlindFigures", "Tile", "chosen_among", "finding", "outdated", "paired_of", "people_of", "tiles_of"]
+
+_ALPHA = 0.05
 
 _SETS = {
     "base": ("Base model", "fresh noise"),
@@ -38,11 +41,13 @@ class BlindFigures:
         tiles: as for the task's judge.
         agreement: with that judge: `images`, `share`, `alpha`, `good_by_people_only`, `good_by_oracle_only`; None
             without one.
+        paired: the same noises before and after, image by image; None if they cannot be paired.
     """
 
     who: str
     tiles: tuple[Tile, ...]
     agreement: Mapping[str, Any] | None
+    paired: Paired | None
 
 
 def tiles_of(figures: Mapping[str, Any], counts: Mapping[str, int], best_of: int) -> tuple[Tile, ...]:
@@ -77,11 +82,23 @@ def people_of(evaluation: Mapping[str, Any]) -> BlindFigures | None:
     if people is None:
         return None
     tiles = tiles_of(people, people["judged"], chosen_among(evaluation))
-    return BlindFigures(", ".join(people["evaluators"]), tiles, people["agreement"])
+    names = [name for name in people["evaluators"] if name != "me"]  # how a page calls somebody who gave no name
+    who = ", ".join(names) or "one evaluator"
+    return BlindFigures(who, tiles, people["agreement"], paired_of(people.get("verdicts"), chosen_among(evaluation)))
 
 
-def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:
-    """The headline: success on fresh noise before and after, and whether chance could explain it."""
+def paired_of(verdicts: Mapping[str, Any] | None, best_of: int) -> Paired | None:
+    """Base and tuned on fresh noise, which start from the same noises; None without verdicts on both, or where the
+    tuned model's images were chosen among several, so that they have no partner."""
+    before, after = ((verdicts or {}).get(name) for name in ("base", "tuned_fresh"))
+    return Paired.of(before, after) if before and after and best_of == 1 else None
+
+
+def finding(tiles: tuple[Tile, ...], labels: int, paired: Paired | None, *, who: str = "") -> str:
+    """The headline: success on fresh noise before and after, and whether chance could explain it.
+
+    Base and tuned images share their noises, so the images that changed say more than two intervals side by side.
+    """
     if not tiles or tiles[0].value is None or tiles[1].value is None:
         return ""
     before, after = tiles[0], tiles[1]
@@ -93,9 +110,20 @@ def finding(tiles: tuple[Tile, ...], labels: int, *, who: str = "") -> str:
     if verb == "stayed":
         text = f"{subject} stayed at {percent(before.value)}"
     text += f" after {labels} labels." if labels else "."
-    if max(before.low, after.low) <= min(before.high, after.high):
-        text += " The two intervals overlap: measure on more images before relying on the difference."
-    return text
+    if paired is not None:
+        chance = f"p {'< 0.001' if paired.p < 0.001 else f'= {paired.p:.3f}'}"
+        text += f" From the same noises, {_images(paired.better)} got better and {paired.worse} worse"
+        text += f" (McNemar’s exact test, {chance})."
+        uncertain = paired.p >= _ALPHA
+        reason = "Chance alone could do that"
+    else:
+        uncertain = max(before.low, after.low) <= min(before.high, after.high)
+        reason = "The two intervals overlap"
+    return f"{text} {reason}: measure on more images before relying on the difference." if uncertain else text
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def outdated(measured_at: int, labels: int) -> str:

@@ -14,5 +14,5 @@ TASK = Task(
     criterion="A black cat sits inside an open cardboard box: not beside, on or behind it.",
     judge=judge,
     kind="spatial reasoning",
-    base_success=".422",
+    base_success="45 %",
 )

@@ -24,7 +24,7 @@ TASK = Task(
     criterion="There is exactly one rose in the vase, and it is blue.",
     judge=judge,
     kind="counting",
-    base_success=".354",
+    base_success="41 %",
     transfer_prompts=tuple(_NEIGHBOURS),
     transfer_judges=_NEIGHBOURS,
 )

@@ -15,7 +15,7 @@ TASK = Task(
     criterion="The landscape is green: not brown, grey or under snow.",
     judge=judge,
     kind="personalisation",
-    base_success="tiny world: .25",
+    base_success="28 %",
     transfer_prompts=(
         "mountains viewed from a car window",
         "hills viewed from a train window",

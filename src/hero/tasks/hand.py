@@ -14,7 +14,7 @@ TASK = Task(
     criterion="The hand has exactly five whole fingers, and no finger is torn off.",
     judge=judge,
     kind="anomaly correction",
-    base_success=".12 (tiny world: .20)",
+    base_success="23 %",
     transfer_prompts=(
         "a hand in front of a red wall",
         "a hand in front of a blue wall",

@@ -14,5 +14,5 @@ TASK = Task(
     criterion="Mountains are seen through a train window from inside: behind its frame, and no seat outside.",
     judge=judge,
     kind="viewpoint",
-    base_success=".412",
+    base_success="40 %",
 )

@@ -14,5 +14,5 @@ TASK = Task(
     criterion="A narcissus stands by the water, and the water mirrors that same flower below it.",
     judge=judge,
     kind="reasoning",
-    base_success=".406",
+    base_success="48 %",
 )

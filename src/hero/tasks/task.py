@@ -21,8 +21,7 @@ class Task:
         criterion: what makes an image good, in words, shown to a person who judges.
         judge: decides success by image analysis; None where only a person can tell.
         kind: what goes wrong at first, as the published tasks are classed.
-        base_success: success before training, for display: published for Stable Diffusion 1.5 unless it says
-            otherwise.
+        base_success: success of the tiny world before training, for display, as docs/results/base measured it.
         judge_model: the model whose images the judge was made for; it means nothing on any other's.
         transfer_prompts: neighbouring prompts, never trained on, on which transfer is measured, by the same judge
             except where `transfer_judges` names another.

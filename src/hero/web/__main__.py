@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hero.errors import HeroError
-from hero.web.server import PORT, serve
+from hero.web.listening import PORT, Listening
+from hero.web.server import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the secret; default: $HERO_WEB_TOKEN, which other users of this machine cannot see, or a new one",
     )
     parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this machine; repeatable"
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name by which clients may address it, e.g. a proxy's; .example.org: all that end so; repeatable",
+    )
+    parser.add_argument(
+        "--prefix", default="", metavar="PATH", help="path below which a proxy passes requests on unchanged, e.g. /hero"
     )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
@@ -42,15 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.until_stdin_closes:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        serve(
-            given.desk,
-            given.store,
-            host=given.host,
-            port=given.port,
-            token=given.token,
-            names=given.allow_host,
-            browse=given.open,
-        )
+        listening = Listening(given.host, given.port, given.open, tuple(given.allow_host), given.prefix)
+        serve(given.desk, given.store, listening, given.token)
     except HeroError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock this thread would hold when the interpreter ends for another reason.
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -27,7 +27,9 @@ from hero.web.messages import (
     EvaluatorName,
     Health,
     ImageName,
+    Mine,
     PastRound,
+    Reopening,
     RoundNumber,
     State,
     Stored,
@@ -41,6 +43,10 @@ __all__ = ["create_app"]
 
 STATIC = Path(__file__).parent / "static"
 _UNCACHED = {"Cache-Control": "no-cache"}
+_REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox allow-popups"
+)
+"""The report has its style and pictures inside it and runs no script; in a sandbox, its page has no rights here."""
 _MOST_EVENTS = 2**63 - 1
 
 # The media types that Python knows differ between versions and systems; JavaScript modules need this one.
@@ -128,6 +134,12 @@ async def post_submission(desk: _OfDesk, number: _Round, submission: Submission)
     return _json(await desk.submit(number, submission))
 
 
+@_routes.post("/api/rounds/{round}/reopen", response_model=Mine)
+async def post_reopening(desk: _OfDesk, number: _Round, reopening: Reopening) -> Response:
+    """Takes back a submission, until the run has taken the round's answer."""
+    return _json(await run_in_threadpool(desk.reopen, number, reopening.evaluator))
+
+
 @_routes.post("/api/commands", response_model=CommandTaken)
 def post_command(desk: _OfDesk, command: Annotated[AnyCommand, Body()]) -> Response:
     """Hands a command to the run, which answers with an event."""
@@ -138,13 +150,14 @@ def post_command(desk: _OfDesk, command: Annotated[AnyCommand, Body()]) -> Respo
 async def events(
     request: Request,
     after: Annotated[int, Query(ge=0, le=_MOST_EVENTS)] = 0,
+    evaluator: Annotated[EvaluatorName | None, Query()] = None,
     last_event_id: Annotated[int | None, Header(ge=0, le=_MOST_EVENTS)] = None,
 ) -> Response:
     """What happens, as server-sent events, starting after `Last-Event-ID` or `after`."""
     broadcast: Broadcast = request.app.state.broadcast
     start = after if last_event_id is None else last_event_id
     return StreamingResponse(
-        broadcast.follow(start), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        broadcast.follow(start, evaluator), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
 
 
@@ -162,6 +175,20 @@ async def image(
     return Response(found.data, media_type=found.media_type, headers={**headers, "ETag": found.tag})
 
 
+@_routes.get("/api/report", response_class=Response)
+def report(desk: _OfDesk) -> Response:
+    """The run's report: a page that stands alone, shown without access to this server."""
+    headers = {**_UNCACHED, "Content-Security-Policy": _REPORT_POLICY}
+    return FileResponse(desk.report(), media_type="text/html", headers=headers)
+
+
+@_routes.get("/api/lora", response_class=Response)
+def lora(desk: _OfDesk) -> Response:
+    """The run's LoRA file, in diffusers' layout."""
+    name = f"{(desk.view.state.run or {}).get('name', 'lora')}.safetensors"
+    return FileResponse(desk.lora(), media_type="application/octet-stream", filename=name, headers=_UNCACHED)
+
+
 class _Static(StaticFiles):
     """The page's modules: always revalidated, so that an upgrade shows at once."""
 
@@ -171,5 +198,5 @@ class _Static(StaticFiles):
         return answer
 
 
-def _json(answer: Health | State | PastRound | Stored | Submitted | CommandTaken) -> Response:
+def _json(answer: Health | State | PastRound | Stored | Submitted | Mine | CommandTaken) -> Response:
     return JSONResponse(answer.model_dump(mode="json"))

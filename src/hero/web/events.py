@@ -38,6 +38,7 @@ class Broadcast:
         self._recent: deque[tuple[int, str]] = deque()
         self._complete_from = self._seen = desk.view.state.last_event
         self._progress: list[dict[str, Any]] = []
+        self._versions: tuple[int, dict[str, Any]] = (0, {})
 
     async def run(self) -> None:
         """Checks for new events while any page is open; until cancelled."""
@@ -57,11 +58,13 @@ class Broadcast:
         self._closed = True
         self._wake()
 
-    async def follow(self, after: int) -> AsyncIterator[str]:
-        """What is sent to one page: events newer than `after`, then everything that happens."""
+    async def follow(self, after: int, evaluator: str | None = None) -> AsyncIterator[str]:
+        """What is sent to one page: events newer than `after`, then everything that happens; and the answer of
+        `evaluator`, whenever it has changed, in this window or another."""
         self._pages += 1
         self._wanted.set()
         sent: list[dict[str, Any]] | None = None
+        known: Any = None
         try:
             yield "retry: 1000\n\n"
             while not self._closed:
@@ -72,6 +75,11 @@ class Broadcast:
                 if sent != self._progress:
                     sent = self._progress
                     yield f"event: evaluators\ndata: {json.dumps({'evaluators': sent})}\n\n"
+                number, versions = self._versions
+                if evaluator in versions and known != (number, versions[evaluator]):
+                    known = (number, versions[evaluator])
+                    mine = await asyncio.to_thread(self._desk.mine, number, evaluator)
+                    yield f"event: mine\ndata: {json.dumps({'round': number, 'mine': mine.model_dump()})}\n\n"
                 try:
                     async with asyncio.timeout(_HEARTBEAT):
                         await changed.wait()
@@ -102,8 +110,9 @@ class Broadcast:
             self._recent.popleft()
         self._desk.view.refresh()
         progress = [one.model_dump() for one in self._desk.progress()]
-        changed = progress != self._progress or self._seen != before
-        self._progress = progress
+        versions = self._desk.versions()
+        changed = progress != self._progress or versions != self._versions or self._seen != before
+        self._progress, self._versions = progress, versions
         return changed
 
 

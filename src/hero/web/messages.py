@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from hero.feedback.channel import MOST_ROUNDS
+from hero.feedback.marks import LONGEST_REASON
 
 __all__ = [
     "MOST_MARKS",
@@ -18,7 +19,9 @@ __all__ = [
     "ImageName",
     "Mine",
     "PastRound",
+    "Reopening",
     "RoundNumber",
+    "Shown",
     "State",
     "Stored",
     "Submission",
@@ -53,15 +56,21 @@ class WantedMark(_Request):
     """
 
     image_id: ImageName
-    kind: Literal["verdict", "best"]
-    value: Literal["good", "bad", "yes"] | None
+    kind: Literal["verdict", "best", "unsure", "reason"]
+    value: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_REASON)] | None
     suggested: Literal["good", "bad"] | None = None
     seconds: Seconds | None = None
 
     @model_validator(mode="after")
     def _value_fits_kind(self) -> WantedMark:
-        if self.value is not None and (self.value == "yes") != (self.kind == "best"):
-            raise ValueError('value must be "good", "bad" or null for a verdict, "yes" or null for a best')
+        allowed = {"verdict": ("good", "bad"), "best": ("yes",), "unsure": ("yes",)}.get(self.kind)
+        if self.value is not None and allowed is not None and self.value not in allowed:
+            raise ValueError(
+                'value must be "good", "bad" or null for a verdict, "yes" or null for best and unsure, words or null '
+                "for a reason"
+            )
+        if self.value is not None and not self.value.strip():
+            raise ValueError("a reason is words; null takes it back")
         return self
 
 
@@ -72,12 +81,35 @@ class WantedMarks(_Request):
     marks: Annotated[list[WantedMark], Field(min_length=1, max_length=MOST_MARKS)]
 
 
+_ImageNames = Annotated[list[ImageName], Field(max_length=10_000)]
+
+
+class Shown(_Request):
+    """The marks that the evaluator saw when they submitted, in any order."""
+
+    good: _ImageNames
+    bad: _ImageNames
+    best: _ImageNames
+    unsure: _ImageNames = Field(default_factory=list)
+
+
 class Submission(_Request):
-    """Closes a round: every unmarked image becomes bad."""
+    """Closes a round: every image that is neither marked nor unsure becomes bad.
+
+    `shown`: refuse if other marks are stored, from another window, say. `unseen`: images that were never in view.
+    """
 
     evaluator: EvaluatorName
     seconds: Seconds | None = None
     seen_none_good: bool = False
+    shown: Shown | None = None
+    unseen: _ImageNames = Field(default_factory=list)
+
+
+class Reopening(_Request):
+    """Takes back a submission."""
+
+    evaluator: EvaluatorName
 
 
 class _Nothing(_Request):
@@ -91,7 +123,7 @@ class _MoreRounds(_Request):
 class PlainCommand(_Request):
     """A command without details."""
 
-    kind: Literal["pause", "resume", "stop", "finish"]
+    kind: Literal["pause", "resume", "stop"]
     body: _Nothing = _Nothing()
     evaluator: EvaluatorName
 
@@ -104,15 +136,30 @@ class MoreRounds(_Request):
     evaluator: EvaluatorName
 
 
-AnyCommand = Annotated[PlainCommand | MoreRounds, Field(discriminator="kind")]
+class _Finishing(_Request):
+    stay: bool = False
+
+
+class Finish(_Request):
+    """A command to wait no longer for more rounds; `stay`: and then to show the result for a while."""
+
+    kind: Literal["finish"]
+    body: _Finishing = _Finishing()
+    evaluator: EvaluatorName
+
+
+AnyCommand = Annotated[PlainCommand | Finish | MoreRounds, Field(discriminator="kind")]
 
 
 class Mine(BaseModel):
-    """One evaluator's own answer to a round so far."""
+    """One evaluator's own answer to a round so far; `revision` grows with every change of it."""
 
     marks: dict[str, Literal["good", "bad"]] = {}
     best: list[str] = []
+    unsure: list[str] = []
+    reasons: dict[str, str] = {}
     submitted: bool = False
+    revision: int = 0
 
 
 class Image(BaseModel):
@@ -136,6 +183,7 @@ class Submitted(BaseModel):
     good: int
     bad: int
     best: list[str]
+    unsure: int
 
 
 class CommandTaken(BaseModel):
@@ -152,7 +200,7 @@ class Health(BaseModel):
 
 
 class EvaluatorProgress(BaseModel):
-    """How far an evaluator has got in the current round; never their verdicts."""
+    """How far an evaluator has got in the current round (`marked`: images with a verdict); never their verdicts."""
 
     name: str
     marked: int
@@ -171,6 +219,7 @@ class State(BaseModel):
     learned: list[dict[str, Any]]
     previews: list[dict[str, Any]]
     answers: list[dict[str, Any]]
+    result: dict[str, Any] | None
     last_event: int
 
 

@@ -10,13 +10,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hero.errors import RunError
+from hero.web.listening import Listening
 
 __all__ = ["Page", "page_served"]
 
 _READY = "serving "
 _TOKEN_FILE = ".web-token"
+_PORT_FILE = ".web-port"
 _PATIENCE = 5.0
 
 
@@ -37,27 +40,28 @@ class Page:
 
 
 @contextmanager
-def page_served(
-    desk: Path, store: str | None = None, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = True
-) -> Iterator[Page]:
+def page_served(desk: Path, store: str | None = None, listening: Listening | None = None) -> Iterator[Page]:
     """Serves the page of `desk` for as long as the context lasts; it also ends when this process is killed.
 
-    The token is kept in the desk's folder, so that a link to the page keeps working.
+    The token and the port are kept in the desk's folder, so that a link to the page, and a page that is open, keep
+    working when the run goes on.
 
     Args:
         desk: a run directory, or another folder with a label store and images.
         store: SQLAlchemy URL of the label store, if it is not in the desk's folder.
-        host: address to listen on; any other than the default lets other machines in.
-        port: None takes the usual one if it is free.
-        browser: also opens the page, where there is a browser.
+        listening: where; None: on this machine alone.
 
     Raises:
         RunError: the server cannot be started; it has printed the reason on stderr.
     """
-    command = [sys.executable, "-m", "hero.web", str(desk), "--host", host, "--until-stdin-closes"]
+    listening = listening or Listening()
+    port = _usual_port(desk, listening) if listening.port is None else listening.port
+    command = [sys.executable, "-m", "hero.web", str(desk), "--host", listening.host, "--until-stdin-closes"]
     command += [] if store is None else ["--store", store]
     command += [] if port is None else ["--port", str(port)]
-    command += ["--open"] if browser else []
+    command += [word for name in listening.names for word in ("--allow-host", name)]
+    command += ["--prefix", listening.prefix] if listening.prefix else []
+    command += ["--open"] if listening.browser else []
     environment = {**os.environ, "HERO_WEB_TOKEN": os.environ.get("HERO_WEB_TOKEN") or _token(desk)}
     process = subprocess.Popen(
         command,
@@ -73,7 +77,9 @@ def page_served(
         line = process.stdout.readline()
         if not line.startswith(_READY):
             raise RunError(f"the labelling page of {desk} could not be started (exit status {process.wait()})")
-        yield Page(process, line.removeprefix(_READY).strip())
+        address = line.removeprefix(_READY).strip()
+        _keep(desk / _PORT_FILE, str(urlsplit(address).port))
+        yield Page(process, address)
     finally:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -94,8 +100,21 @@ def _token(desk: Path) -> str:
         if kept:
             return kept
     token = secrets.token_urlsafe(32)
-    with contextlib.suppress(OSError):  # a desk that cannot be written has a new token each time
+    _keep(file, token)
+    return token
+
+
+def _usual_port(desk: Path, listening: Listening) -> int | None:
+    """The port that the desk's page had before, if it is free; None: any."""
+    with contextlib.suppress(OSError, ValueError):
+        port = int((desk / _PORT_FILE).read_text(encoding="ascii"))
+        return port if listening.is_free(port) else None
+    return None
+
+
+def _keep(file: Path, words: str) -> None:
+    """Writes a file that its owner alone can read; a desk that cannot be written goes without."""
+    with contextlib.suppress(OSError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="ascii") as opened:
-            opened.write(token)
-    return token
+            opened.write(words)

@@ -1,4 +1,5 @@
 // The JSON API (docs/api.md): one function for each call. Answers come back parsed; failures are an ApiError or Away.
+// Addresses are relative to the page, which a proxy may serve below a path of its own.
 
 /** The server refused: `status`, the error's `code`, and a message that says what to do. */
 export class ApiError extends Error {
@@ -39,11 +40,12 @@ async function call(method, path, body) {
 
 const query = (evaluator) => `evaluator=${encodeURIComponent(evaluator)}`;
 
-export const getState = (evaluator) => call("GET", `/api/state?${query(evaluator)}`);
-export const getRound = (round, evaluator) => call("GET", `/api/rounds/${round}?${query(evaluator)}`);
-export const postMarks = (round, evaluator, marks) => call("POST", `/api/rounds/${round}/marks`, { evaluator, marks });
-export const postSubmit = (round, body) => call("POST", `/api/rounds/${round}/submit`, body);
-export const postCommand = (kind, body, evaluator) => call("POST", "/api/commands", { kind, body, evaluator });
+export const getState = (evaluator) => call("GET", `api/state?${query(evaluator)}`);
+export const getRound = (round, evaluator) => call("GET", `api/rounds/${round}?${query(evaluator)}`);
+export const postMarks = (round, evaluator, marks) => call("POST", `api/rounds/${round}/marks`, { evaluator, marks });
+export const postSubmit = (round, body) => call("POST", `api/rounds/${round}/submit`, body);
+export const postReopen = (round, evaluator) => call("POST", `api/rounds/${round}/reopen`, { evaluator });
+export const postCommand = (kind, body, evaluator) => call("POST", "api/commands", { kind, body, evaluator });
 
 const WIDTHS = [128, 256, 512, 1024];
 
@@ -53,4 +55,8 @@ export function imageWidth(pixels) {
   return WIDTHS.find((width) => width >= wanted) ?? WIDTHS.at(-1);
 }
 
-export const imageUrl = (id, pixels) => `/api/images/${id}?width=${imageWidth(pixels)}`;
+export const eventsUrl = (after, evaluator) => `api/events?after=${after}&${query(evaluator)}`;
+export const reportUrl = "api/report";
+export const loraUrl = "api/lora";
+export const fullImageUrl = (id) => `api/images/${id}`;
+export const imageUrl = (id, pixels) => `api/images/${id}?width=${imageWidth(pixels)}`;

@@ -14,8 +14,30 @@ export class Bar {
     };
     this.good = number("good", "good");
     this.best = number("best", "best");
-    this.rest = number("rest", "will be bad");
-    this.counts = h("div", { class: "counts" }, this.good.box, this.best.box, this.rest.box);
+    this.bad = number("bad", "bad");
+    this.unsure = number("unsure", "unsure");
+    this.open = number("open", "unmarked");
+    this.unseen = h(
+      "button",
+      {
+        type: "button",
+        class: "count unseen-count",
+        title: "Unmarked, and not yet in view: go to the first",
+        on: { click: () => act.toUnseen() },
+      },
+      h("b", {}, "0"),
+      h("span", {}, "not seen"),
+    );
+    this.counts = h(
+      "div",
+      { class: "counts" },
+      this.good.box,
+      this.best.box,
+      this.bad.box,
+      this.unsure.box,
+      this.open.box,
+      this.unseen,
+    );
     this.thumbs = h("div", { class: "bar-best" });
     this.words = h("p", { class: "bar-words", id: "bar-words" });
     this.undo = iconButton("undo", "Undo", () => act.undo(), { key: "u" });
@@ -65,8 +87,7 @@ export class Bar {
 
   pressed(act, event) {
     if (this.go.getAttribute("aria-disabled") === "true") return;
-    if (!this.good.count) act.submit();
-    else if (!this.store.get().confirming) act.confirm();
+    if (!this.store.get().confirming) act.confirm();
     else if (event.detail < 2) act.submit(); // the second half of a double click confirms nothing
   }
 
@@ -74,13 +95,15 @@ export class Bar {
     const { round, confirming } = state;
     const view = this.marks.now();
     const counts = this.marks.counts(view);
-    this.good.count = counts.good;
     const drawn = isDrawn(round);
     const missing = this.marks.promptsWithoutBest(view);
-    set(this.good.value, { text: counts.good });
-    set(this.best.value, { text: counts.best });
-    set(this.rest.value, { text: counts.rest });
+    for (const kind of ["good", "bad", "unsure", "open"]) set(this[kind].value, { text: counts[kind] });
+    set(this.best.value, { text: counts.best + counts.kept });
+    set(this.best.label, { text: counts.kept && !counts.best ? "best, kept" : "best" });
+    set(this.unseen.firstChild, { text: counts.unseen });
     this.best.box.hidden = isEvaluation(state);
+    this.unsure.box.hidden = counts.unsure === 0;
+    this.unseen.hidden = counts.unseen === 0;
     this.root.classList.toggle("confirming", confirming);
     this.fill.style.setProperty("--done", drawn ? 1 : round.images.length / Math.max(round.total, 1));
     this.root.classList.toggle("drawing", !drawn);
@@ -91,7 +114,7 @@ export class Bar {
     set(this.undo, { "aria-disabled": String(!this.marks.done.length) });
     set(this.redo, { "aria-disabled": String(!this.marks.undone.length) });
     set(this.all, { "aria-disabled": String(counts.good === round.images.length) });
-    set(this.none, { "aria-disabled": String(counts.good === 0) });
+    set(this.none, { "aria-disabled": String(counts.good + counts.bad + counts.unsure === 0) });
     set(this.go, {
       text: this.label(round, counts, confirming),
       "aria-disabled": String(!drawn),
@@ -133,15 +156,29 @@ export class Bar {
 
 function sentence(state, counts, missing, drawn) {
   const { confirming } = state;
-  if (confirming && counts.good) {
-    if (missing.length) {
+  if (confirming) {
+    if (counts.good && missing.length) {
       const where = state.run.prompts.length > 1 ? ` for ${count(missing.length, "prompt")}` : "";
-      return `No best image yet${where}: without one there is little to learn from. Go back and press b on the best.`;
+      const best = `No best image yet${where}: without one there is little to learn from. Go back and press b on the best.`;
+      return `${best} ${meaning(counts)}`;
     }
-    if (!counts.rest) return `All ${counts.total} count as good.`;
-    return `${count(counts.good, "image counts", "images count")} as good, the other ${counts.rest} as bad.`;
+    return meaning(counts);
   }
-  if (!drawn) return hasEnded(state) ? "The run has stopped." : "You can start: what you mark is stored at once.";
-  if (!counts.good) return `Nothing marked. If none is good, all ${counts.total} count as bad.`;
-  return counts.rest ? "Everything you leave unmarked counts as bad." : "Every image is marked good.";
+  if (!drawn && hasEnded(state)) return "The run has stopped.";
+  if (!state.round.images.length) return "The first images appear here as they are drawn.";
+  if (!drawn) return "You can start: what you mark is stored at once.";
+  if (counts.open === counts.total) return `Nothing marked. If none is good, all ${counts.total} count as bad.`;
+  return counts.open ? "Everything you leave unmarked counts as bad." : "Every image is marked.";
+}
+
+/** What submitting now would mean, with what was never looked at. */
+function meaning({ good, bad, unsure, open, unseen, total }) {
+  if (good === total) return `All ${total} count as good.`;
+  const words = [];
+  if (!good) words.push(`No image is good: ${unsure ? bad + open : `all ${total}`} count as bad`);
+  else words.push(`${count(good, "image counts", "images count")} as good, ${bad + open} as bad`);
+  if (unsure) words.push(`${count(unsure, "unsure one is", "unsure ones are")} left out`);
+  const left = open && bad ? ` ${count(open, "of the bad is", "of the bad are")} merely unmarked.` : "";
+  const never = unseen ? ` You have not looked at ${unseen === total ? "any of them" : `${unseen} of them`} yet.` : "";
+  return `${words.join("; ")}.${left}${never}`;
 }

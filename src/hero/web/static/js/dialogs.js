@@ -1,5 +1,6 @@
 // Questions in a dialog: the name, more rounds, stop; and the help.
 
+import { enterLayer, leaveLayer } from "./back.js";
 import { h } from "./dom.js";
 import { KEYS } from "./keys.js";
 
@@ -33,6 +34,7 @@ function ask({ title, content, submit, danger = false, read = () => true, cancel
         on: {
           click: (event) => event.target === dialog && dialog.close(),
           close: () => {
+            leaveLayer(back);
             dialog.remove();
             resolve(answer);
           },
@@ -40,8 +42,10 @@ function ask({ title, content, submit, danger = false, read = () => true, cancel
       },
       form,
     );
+    const back = () => dialog.close();
     document.body.append(dialog);
     dialog.showModal();
+    enterLayer(back);
   });
 }
 
@@ -102,7 +106,28 @@ export function askRounds() {
   });
 }
 
-/** Whether to stop the run. */
+/** Why an image is marked as it is; "" takes the reason back. */
+export function askReason(current) {
+  const field = h("textarea", { id: "reason-field", maxlength: "500", rows: "3", autofocus: true });
+  field.value = current;
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey) return;
+    event.preventDefault();
+    field.form.requestSubmit();
+  });
+  return ask({
+    title: "Why?",
+    content: [
+      h("p", { class: "muted" }, "In your words, kept with the image: nothing is learnt from it, and it is in every export."),
+      h("label", { for: "reason-field" }, "Reason"),
+      field,
+    ],
+    submit: "Keep it",
+    read: () => field.value.trim().replace(/\s+/g, " "),
+  });
+}
+
+/** Whether to stop the run; `name` is what commands call it. */
 export function askStop(name) {
   return ask({
     title: "Stop and save?",
@@ -112,7 +137,7 @@ export function askStop(name) {
         { class: "muted" },
         "The run ends after what it is doing now. The model and every label are kept; go on later with",
       ),
-      h("p", {}, h("code", {}, `hero resume ${name}`)),
+      h("p", { class: "command" }, h("code", {}, `hero resume ${name}`)),
     ],
     submit: "Stop and save",
     danger: true,
@@ -131,8 +156,9 @@ export function showHelp(evaluation) {
     ),
   );
   const how = evaluation
-    ? "The images come from the model before and after training, mixed. Mark the good ones; the rest counts as bad."
-    : "Mark the good images and one best of each prompt; the rest counts as bad. What you mark is stored at once: " +
+    ? "The images come from the model before and after training, mixed. Mark the good ones; what you leave unmarked " +
+      "counts as bad."
+    : "Mark the good images and one best of each prompt; what you leave unmarked counts as bad. What you mark is stored at once: " +
       "close the page whenever you like, and come back to it.";
   return ask(
     {

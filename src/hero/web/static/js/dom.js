@@ -38,6 +38,10 @@ const PATHS = {
   theme: "M20 14.2A8.2 8.2 0 0 1 9.8 4 8.2 8.2 0 1 0 20 14.2z",
   eye: "M2.5 12S6 5.5 12 5.5 21.5 12 21.5 12 18 18.5 12 18.5 2.5 12 2.5 12zM12 15a3 3 0 1 0 0-6 3 3 0 0 0 0 6z",
   person: "M12 12a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM4.5 20.5c.8-3.8 3.7-5.5 7.5-5.5s6.7 1.7 7.5 5.5",
+  unsure: "M9.2 9.2a2.9 2.9 0 1 1 4.2 2.6c-.9.5-1.4 1-1.4 2.2M12 17.2h.01",
+  single: "M4.5 4.5h15v11h-15zM8 19.5h8",
+  grid: "M4.5 4.5h6v6h-6zM13.5 4.5h6v6h-6zM4.5 13.5h6v6h-6zM13.5 13.5h6v6h-6z",
+  note: "M5 5h14v10H9.5L5 19z",
   copy: "M8.5 8.5h11v11h-11zM15.5 8.5v-4h-11v11h4",
 };
 
@@ -70,6 +74,11 @@ export function iconButton(name, label, onClick, { key = null, className = "" } 
   );
 }
 
+/** `words` with what stands between backticks as code, as the run's messages have it. */
+export function rich(words) {
+  return words.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
+}
+
 /** Reads `words` out to those who listen to the page. */
 export function announce(words) {
   document.getElementById("announcer").textContent = words;
@@ -82,7 +91,7 @@ export function toast(words, tone = "info") {
   const line = h(
     "div",
     { class: `toast ${tone}`, role: tone === "error" ? "alert" : "status", "data-words": words },
-    words,
+    ...rich(words),
   );
   box.append(line);
   while (box.children.length > 3) box.firstChild.remove();

@@ -5,25 +5,27 @@ import { h, iconButton, icon, set } from "./dom.js";
 
 const LARGEST = 280;
 const SMALLEST = 104;
-const CAPTION = 30;
+const CAPTION = 44;
+const TOOLS = 40; // under each picture, where there is no mouse to hover
 
 /** What a cell is called: "Image 12 of 64, good, best". */
 function nameOf(place, total, look) {
   const words = [`Image ${place} of ${total}`];
   if (look.best) words.push("best");
   if (look.verdict) words.push(look.suggested ? `suggested ${look.verdict}` : look.verdict);
+  if (look.reason) words.push(look.reason);
   if (look.note) words.push(look.note);
   if (look.prompt) words.push(look.prompt);
   return words.join(", ");
 }
 
 /**
- * `actions`: {toggle(id), best(id) or null, zoom(id)}. Cells are gridcells in rows; `aria-selected` says good. A grid
- * without `toggle` is for looking.
+ * `actions`: {toggle(id), range(ids), bad(id), best(id) or null, zoom(id)}. Cells are gridcells in rows;
+ * `aria-selected` says good. A grid without `toggle` is for looking. `seen` is told which cells to watch.
  */
 export class Grid {
-  constructor(label, actions) {
-    this.actions = actions;
+  constructor(label, actions, seen = null) {
+    Object.assign(this, { actions, seen, touch: matchMedia("(hover: none)") });
     this.cells = new Map();
     this.order = [];
     this.active = null;
@@ -49,7 +51,8 @@ export class Grid {
     const order = images.map((image) => image.id);
     if (order.join() !== this.order.join()) this.arrange(order);
     this.total = Math.max(total, order.length);
-    this.captions = images.some((image) => look(image.id).prompt);
+    const captioned = images.some((image) => look(image.id).prompt);
+    this.under = (captioned ? CAPTION : 0) + (this.touch.matches ? TOOLS : 0);
     if (this.height !== height || this.size !== size || this.pending !== this.total - order.length) {
       Object.assign(this, { height, size, pending: this.total - order.length });
       this.layout();
@@ -61,6 +64,7 @@ export class Grid {
     const wanted = new Set(order);
     for (const [id, cell] of this.cells) {
       if (wanted.has(id)) continue;
+      this.seen?.forget(cell);
       cell.remove();
       this.cells.delete(id);
     }
@@ -75,23 +79,24 @@ export class Grid {
     const picture = h("img", { alt: "", decoding: "async", draggable: "false" });
     const buttons = [this.button("zoom", "Zoom", id)];
     if (this.actions.best) buttons.push(this.button("star", "Best", id));
-    const frame = h(
-      "div",
-      { class: "frame" },
-      picture,
-      h("span", { class: "badge", "aria-hidden": "true" }, icon("check")),
-      ...buttons,
-    );
-    return h(
+    if (this.actions.bad) buttons.unshift(this.button("close", "Bad", id));
+    const badge = h("span", { class: "badge", "aria-hidden": "true" }, icon("check"), icon("close"), icon("unsure"));
+    const cell = h(
       "div",
       { class: "tile", role: "gridcell", tabindex: "-1", "data-id": id },
-      frame,
+      h("div", { class: "frame" }, picture, badge),
+      h("div", { class: "tile-tools" }, ...buttons),
       h("span", { class: "caption", "aria-hidden": "true" }),
     );
+    this.seen?.watch(cell);
+    return cell;
   }
 
   button(name, label, id) {
-    const act = name === "star" ? () => this.actions.best(id) : () => this.actions.zoom(id);
+    const act = () => {
+      this.actions[{ star: "best", zoom: "zoom", close: "bad" }[name]](id);
+      if (name !== "zoom") this.focus(id); // or Enter would press the button again instead of submitting
+    };
     const button = iconButton(name, `${label}: ${id}`, act, { className: `on-tile ${name}` });
     button.tabIndex = -1;
     button.title = label;
@@ -100,11 +105,12 @@ export class Grid {
 
   paint(cell, place, look) {
     const good = look.verdict === "good";
-    const key = `${place}/${this.total}/${look.verdict}/${look.best}/${look.suggested}/${look.unsent}/${look.note}`;
+    const key = `${place}/${this.total}/${look.verdict}/${look.best}/${look.suggested}/${look.unsent}/${look.note}/${look.reason}`;
     if (cell.dataset.key === key) return;
     cell.dataset.key = key;
     cell.classList.toggle("good", good);
     cell.classList.toggle("bad", look.verdict === "bad");
+    cell.classList.toggle("unsure", look.verdict === "unsure");
     cell.classList.toggle("best", Boolean(look.best));
     cell.classList.toggle("suggested", Boolean(look.suggested));
     cell.classList.toggle("unsent", Boolean(look.unsent));
@@ -117,7 +123,11 @@ export class Grid {
       set(button, { "aria-pressed": String(Boolean(look.best)), "aria-label": `Best: image ${place}` });
     }
     for (const button of cell.querySelectorAll(".zoom")) set(button, { "aria-label": `Zoom: image ${place}` });
-    set(cell.querySelector(".caption"), { text: look.prompt ?? look.note ?? "", title: look.prompt ?? "" });
+    for (const button of cell.querySelectorAll(".close")) {
+      set(button, { "aria-pressed": String(look.verdict === "bad"), "aria-label": `Bad: image ${place}` });
+    }
+    const caption = [look.note, look.reason && `“${look.reason}”`, look.prompt].filter(Boolean).join(" · ");
+    set(cell.querySelector(".caption"), { text: caption, title: caption });
   }
 
   /** Columns and size of a tile: the chosen size, or the largest at which the whole round fits the window. */
@@ -130,7 +140,7 @@ export class Grid {
     const most = columnsFor(smallest);
     for (let columns = columnsFor(LARGEST); columns < most; columns += 1) {
       const rows = Math.ceil(this.total / columns);
-      if (rows * (tileFor(columns) + gap + (this.captions ? CAPTION : 0)) - gap <= this.height) return columns;
+      if (rows * (tileFor(columns) + gap + this.under) - gap <= this.height) return columns;
     }
     return most;
   }
@@ -144,6 +154,7 @@ export class Grid {
     if (Math.abs((this.tile ?? 0) - tile) > 0.5) {
       this.tile = tile;
       this.root.style.setProperty("--tile", `${Math.floor(tile * 100) / 100}px`);
+      this.root.style.setProperty("--row", `${Math.round(tile + (this.under ?? 0))}px`);
     }
     const slots = `${this.order.length}+${this.pending}`;
     if (columns !== this.columns || this.root.dataset.slots !== slots) this.regroup(columns);
@@ -185,6 +196,13 @@ export class Grid {
   clicked(event) {
     const cell = event.target.closest(".tile[data-id]");
     if (!cell || event.target.closest("button")) return;
+    if (event.shiftKey && this.actions.range && this.order.includes(this.clickedLast)) {
+      const [from, to] = [this.clickedLast, cell.dataset.id].map((id) => this.order.indexOf(id));
+      this.choose(cell.dataset.id);
+      this.actions.range(this.order.slice(Math.min(from, to), Math.max(from, to) + 1));
+      return;
+    }
+    this.clickedLast = cell.dataset.id;
     this.choose(cell.dataset.id);
     if (this.actions.toggle) this.actions.toggle(cell.dataset.id);
     else this.actions.zoom(cell.dataset.id);
@@ -218,10 +236,17 @@ export class Grid {
     const at = this.order.indexOf(this.active);
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.columns, ArrowDown: this.columns };
     const last = this.order.length - 1;
-    const to = key === "Home" ? 0 : key === "End" ? last : at + steps[key];
+    let to = key === "Home" ? 0 : key === "End" ? last : at + steps[key];
+    const rowOf = (place) => Math.floor(place / this.columns);
+    if (key === "ArrowDown" && to > last && rowOf(at) < rowOf(last)) to = last; // the last row may be short
     if (to < 0 || to > last) return false;
     this.focus(this.order[to]);
     return true;
+  }
+
+  /** On to the next image, if there is one. */
+  next() {
+    return this.move("ArrowRight");
   }
 
   /** Draws the eye to cells for a moment: "flash" or "refused". */

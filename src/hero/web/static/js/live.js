@@ -1,5 +1,7 @@
 // The stream of events from the run. Reconnects by itself, from the last event seen, and says how it stands.
 
+import { eventsUrl } from "./api.js";
+
 const KINDS = [
   "run",
   "round",
@@ -9,13 +11,18 @@ const KINDS = [
   "learned",
   "preview",
   "answer",
+  "result",
   "command",
   "evaluators",
+  "mine",
 ];
 const WAITS = [300, 700, 1500, 3000, 5000];
 
-/** Opens the stream. `after()` gives the last event seen; `onEvent(event)`; `onOpen()`; `onLost()`. Gives {retry}. */
-export function listen({ after, onEvent, onOpen, onLost }) {
+/**
+ * Opens the stream. `after()` gives the last event seen, `evaluator()` whose own marks it is to tell; `onEvent(event)`;
+ * `onOpen()`; `onLost()`. Gives {retry}.
+ */
+export function listen({ after, evaluator, onEvent, onOpen, onLost }) {
   let source = null;
   let failures = 0;
   let timer = null;
@@ -23,7 +30,7 @@ export function listen({ after, onEvent, onOpen, onLost }) {
   function open() {
     clearTimeout(timer);
     source?.close();
-    source = new EventSource(`/api/events?after=${after()}`);
+    source = new EventSource(eventsUrl(after(), evaluator()));
     source.onopen = () => {
       failures = 0;
       onOpen();

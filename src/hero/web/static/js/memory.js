@@ -21,6 +21,23 @@ export function write(key, value) {
   }
 }
 
+/** What this window alone remembers, for as long as it is open: as `read` and `write`. */
+export function readHere(key) {
+  try {
+    return JSON.parse(sessionStorage.getItem(PREFIX + key));
+  } catch {
+    return null;
+  }
+}
+
+export function writeHere(key, value) {
+  try {
+    sessionStorage.setItem(PREFIX + key, JSON.stringify(value));
+  } catch {
+    // as above
+  }
+}
+
 /** Light, dark or as the system has it; "auto" follows the system. */
 export function applyTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;

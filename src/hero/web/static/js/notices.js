@@ -1,7 +1,7 @@
 // Lines over the images that say what is special: the server is away, images are blurred, the run is paused.
 
-import { count, h } from "./dom.js";
-import { hasEnded } from "./state.js";
+import { count, h, rich } from "./dom.js";
+import { commandName, hasEnded } from "./state.js";
 
 /** Writes the notices that the state calls for into `box`, when they have changed. */
 export function showNotices(box, state, current, act) {
@@ -19,9 +19,16 @@ function noticesOf({ connection, unsent, phase, run, revealed, suggestions, roun
   const kept = unsent
     ? `${count(unsent, "change is", "changes are")} kept in this browser and sent as soon as it is back; go on marking.`
     : "Go on marking: everything is kept in this browser until it is back.";
-  if (connection === "away") add("away", `The server is away. ${kept}`);
+  const over = current === "end" && !unsent;
+  if (connection === "away" && over) {
+    add("info", `The run has ended, and its page is closed. \`hero label ${commandName(run)}\` shows it again.`);
+  } else if (connection === "away") add("away", `The server is away. ${kept}`);
   if (connection === "expired") {
-    add("away", "This page is signed out. Open the address that hero prints; what you marked is kept in this browser.");
+    add(
+      "away",
+      "Another server answers here, or this page is signed out. Open the address that hero prints, the one with " +
+        "?token= in it; what you marked is kept in this browser.",
+    );
   }
   if (run?.sensitive && !revealed) {
     add("veil", "The images may be upsetting or explicit, so they are blurred.", ["Show images", "reveal"]);
@@ -35,7 +42,7 @@ function noticesOf({ connection, unsent, phase, run, revealed, suggestions, roun
     );
   }
   if (hasEnded({ phase, ...rest })) {
-    add("info", `The run has stopped. Your answer is stored, and learnt from after: hero resume ${run.name}`);
+    add("info", `The run has stopped. Your answer is stored, and learnt from after: \`hero resume ${commandName(run)}\``);
   }
   if (suggestions && round.suggestions) {
     const words = "Images are marked as the model would, the least certain first.";
@@ -45,7 +52,7 @@ function noticesOf({ connection, unsent, phase, run, revealed, suggestions, roun
 }
 
 function element({ tone, words, deed }, act) {
-  const line = h("div", { class: `notice ${tone}`, role: tone === "away" ? "alert" : null }, h("p", {}, words));
+  const line = h("div", { class: `notice ${tone}`, role: tone === "away" ? "alert" : null }, h("p", {}, ...rich(words)));
   if (deed) {
     const [label, name, ...given] = deed;
     line.append(

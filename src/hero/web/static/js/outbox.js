@@ -9,7 +9,7 @@ const MOST_MARKS = 1024;
 
 /**
  * `onAnswer(letters, answer)`, `onRefused(letters, error)` and `onState({away, waiting})` are told what becomes of letters
- * {kind: "marks", round, evaluator, marks} and {kind: "submit", round, evaluator, seconds, seen_none_good}.
+ * {kind: "marks", round, evaluator, marks} and {kind: "submit", round, evaluator, seconds, seen_none_good, shown, unseen}.
  */
 export class Outbox {
   constructor({ onAnswer, onRefused, onState }) {

@@ -49,6 +49,7 @@ export class Past {
       verdict,
       best: (answer?.best ?? mine?.best ?? []).includes(id),
       note: disputed ? `${votes.good} good, ${votes.bad} bad` : null,
+      reason: mine?.reasons?.[id] ?? null,
       prompt: severalPrompts(this.store.get()) ? this.loaded.images.find((image) => image.id === id)?.prompt : null,
     };
   }

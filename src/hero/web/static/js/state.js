@@ -1,6 +1,6 @@
 // What the page knows: the run as the server tells it (a fold over events), and how the page itself stands.
 
-const NOTHING = Object.freeze({ marks: {}, best: [], submitted: false });
+const NOTHING = Object.freeze({ marks: {}, best: [], unsure: [], reasons: {}, submitted: false, revision: 0 });
 
 /** State before the first answer; same shape as /api/state, then the page's own. */
 export const INITIAL = Object.freeze({
@@ -13,12 +13,15 @@ export const INITIAL = Object.freeze({
   learned: [],
   previews: [],
   answers: [],
+  result: null,
   last_event: 0,
   evaluator: "me",
   loaded: false,
   connection: "connecting", // connecting | online | away | expired
   unsent: 0,
   past: null, // round shown from the past, or null
+  view: "grid", // grid | single
+  prompt: null, // the one whose images are shown, or null for all
   suggestions: false,
   revealed: false,
   confirming: false,
@@ -60,6 +63,8 @@ export function fold(state, { id, kind, round, body }) {
       return { ...next, learned: placed(state.learned, body.stats) };
     case "preview":
       return { ...next, previews: placed(state.previews, { round, images: body.images }) };
+    case "result":
+      return { ...next, result: body };
     case "answer":
       return { ...next, answers: placed(state.answers, { round, ...body }) };
     default:
@@ -67,9 +72,17 @@ export function fold(state, { id, kind, round, body }) {
   }
 }
 
+/** The state with `mine` as the server tells it of a round, unless something newer is known. */
+export function withMine(state, round, mine) {
+  if (state.round?.round !== round || mine.revision < state.mine.revision) return state;
+  return { ...state, mine };
+}
+
 const ENDED = new Set(["finished", "stopped", "failed"]);
 
 export const hasEnded = (state) => ENDED.has(state.phase?.phase);
+/** All rounds are done: more may be added while it is "finished", not once it has "stopped". */
+export const isComplete = ({ phase }) => phase?.phase === "finished" || (phase?.phase === "stopped" && phase.step === "complete");
 export const isDrawn = (round) => round.images.length > 0 && round.images.length >= round.total;
 export const isEvaluation = (state) => state.run?.mode === "evaluation";
 export const severalPrompts = (state) => (state.run?.prompts?.length ?? 0) > 1;
@@ -81,6 +94,14 @@ export function missingEvaluators({ run, evaluators, evaluator, mine }) {
   ).length + (mine.submitted ? 1 : 0);
   return Math.max(0, (run?.evaluators ?? 1) - done);
 }
+
+/** Whether a submitted answer can still be taken back: the run has not begun to learn from it. */
+export function canReopen({ round, answers, mine }) {
+  return Boolean(round && mine.submitted && !answers.some((answer) => answer.round === round.round));
+}
+
+/** How commands name the run. */
+export const commandName = (run) => (/^[\w@%+=:,./-]+$/.test(run.folder ?? "") ? run.folder : `'${run.folder ?? run.name}'`);
 
 /** What the page shows: "loading", "label", "training", "end" or "past". */
 export function scene(state) {

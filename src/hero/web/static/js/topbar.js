@@ -1,7 +1,8 @@
 // The line over the images: which round, what the run is doing, and the switches.
 
 import { count, duration, h, icon, iconButton, set } from "./dom.js";
-import { hasEnded, isDrawn, isEvaluation, missingEvaluators, scene } from "./state.js";
+import { isOn } from "./notify.js";
+import { hasEnded, isComplete, isDrawn, isEvaluation, missingEvaluators, scene, severalPrompts } from "./state.js";
 
 /** What the run is doing, in a few words. */
 export function doing(state) {
@@ -14,6 +15,7 @@ export function doing(state) {
       return `Drawing ${round?.images.length ?? 0} of ${round?.total ?? phase.total}${left}`;
     case "waiting":
       if (current === "label") return `${count(round.images.length, "image")}, all drawn`;
+      if (phase.step === "settling") return "Learning begins in a moment";
       return missingEvaluators(state) ? "Waiting for others" : "Going on";
     case "learning":
       return `Learning${left}`;
@@ -24,7 +26,7 @@ export function doing(state) {
     case "finished":
       return "Finished";
     case "stopped":
-      return "Stopped and saved";
+      return isComplete(state) ? "Finished" : "Stopped and saved";
     case "failed":
       return "Failed";
     default:
@@ -56,12 +58,33 @@ export class Topbar {
     );
     this.size.addEventListener("input", () => act.size(Number(this.size.value)));
     this.size.addEventListener("dblclick", () => act.size(null));
+    this.size.addEventListener("pointerup", () => {
+      this.size.blur(); // or the arrow keys would go on resizing
+      act.refocus();
+    });
     this.veil = h(
       "button",
       { type: "button", class: "plain-button with-icon", on: { click: () => act.reveal() } },
       icon("eye"),
       h("span", {}),
     );
+    this.view = h(
+      "button",
+      {
+        type: "button",
+        class: "plain-button with-icon",
+        "aria-keyshortcuts": "v",
+        title: "One image at a time, or the grid (v)",
+        on: { click: () => act.view() },
+      },
+      icon("single"),
+      h("span", { class: "wide-only" }, "One by one"),
+    );
+    this.prompts = h("select", { class: "prompt-filter", "aria-label": "Images of which prompt" });
+    this.prompts.addEventListener("change", () => {
+      act.prompt(this.prompts.value || null);
+      this.prompts.blur();
+    });
     this.pastRounds = h(
       "button",
       { type: "button", class: "plain-button with-icon", on: { click: () => act.past() } },
@@ -76,6 +99,7 @@ export class Topbar {
     this.pause = item("Pause", () => act.command(this.paused ? "resume" : "pause"));
     this.stop = item("Stop and save…", () => act.stop());
     this.more = item("More rounds…", () => act.more());
+    this.notify = item("", () => act.notify());
     this.compactOnly = h(
       "div",
       { class: "compact-only menu-group" },
@@ -89,6 +113,7 @@ export class Topbar {
       this.pause,
       this.stop,
       this.more,
+      this.notify,
       this.compactOnly,
     );
     document.addEventListener("click", (event) => !event.target.closest(".menu-wrap") && this.toggleMenu(false));
@@ -103,8 +128,10 @@ export class Topbar {
         "div",
         { class: "switches" },
         this.veil,
+        this.prompts,
         this.suggest,
         this.size,
+        this.view,
         this.pastRounds,
         h("div", { class: "menu-wrap" }, this.menuButton, this.menu),
       ),
@@ -134,7 +161,13 @@ export class Topbar {
         title: "Marks images as the model would, the least certain first; you correct",
       },
     );
-    this.size.hidden = current !== "label" && current !== "past";
+    const oneByOne = state.view === "single";
+    this.size.hidden = (current !== "label" || oneByOne) && current !== "past";
+    this.view.hidden = current !== "label";
+    this.prompts.hidden = current !== "label" || !severalPrompts(state);
+    if (!this.prompts.hidden) this.showPrompts(state);
+    set(this.notify, { text: isOn() ? "No sound when ready" : "Sound when ready" });
+    set(this.view, { "aria-pressed": String(oneByOne), "aria-label": "One image at a time" });
     this.pastRounds.hidden = state.answers.length === 0 || evaluation;
     set(this.pastRounds, { "aria-pressed": String(past !== null) });
     this.paused = phase?.phase === "paused";
@@ -142,6 +175,16 @@ export class Topbar {
     this.pause.hidden = this.stop.hidden = !run || hasEnded(state);
     this.more.hidden = !run || evaluation || ["stopped", "failed"].includes(phase?.phase);
     document.title = tabTitle(state, current, round);
+  }
+
+  showPrompts({ run, prompt }) {
+    const key = run.prompts.join("\n");
+    if (this.promptsShown !== key) {
+      this.promptsShown = key;
+      const options = run.prompts.map((one) => h("option", { value: one }, one));
+      this.prompts.replaceChildren(h("option", { value: "" }, "All prompts"), ...options);
+    }
+    if (this.prompts.value !== (prompt ?? "")) this.prompts.value = prompt ?? "";
   }
 
   /** The slider shows the size in use where none was chosen. */

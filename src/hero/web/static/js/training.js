@@ -1,9 +1,9 @@
 // What there is to see while the model learns, and at the end: what happens, how long, the good share, previews.
 
-import { imageUrl } from "./api.js";
+import { imageUrl, loraUrl, reportUrl } from "./api.js";
 import { shareChart } from "./chart.js";
-import { count, duration, h, iconButton, set, toast } from "./dom.js";
-import { isEvaluation, missingEvaluators, scene } from "./state.js";
+import { count, duration, h, iconButton, rich, set, toast } from "./dom.js";
+import { canReopen, commandName, isComplete, isEvaluation, missingEvaluators, scene } from "./state.js";
 
 const STEPS = {
   representation: "Learning what good looks like",
@@ -18,6 +18,10 @@ const STEPS = {
 };
 
 const MOST_PREVIEWS = 8;
+const REFINED =
+  "The images that you judge start near the noises of good ones (refined noise), so this curve is ahead of what other " +
+  "programs draw. The previews start from fresh noise, and change less.";
+const SETS = { base: "Base model", tuned_fresh: "Tuned, fresh noise", tuned_refined: "Tuned, refined noise" };
 
 export class Training {
   constructor({ zoom, act }) {
@@ -45,6 +49,7 @@ export class Training {
       this.meter,
     );
     this.extra = h("div", { class: "extra" });
+    this.result = h("section", { class: "card result", "aria-label": "Result" });
     this.answer = h("section", { class: "card answer" });
     this.chart = h("section", { class: "card" });
     this.previews = h("section", { class: "card previews" });
@@ -52,6 +57,7 @@ export class Training {
       "div",
       { class: "training" },
       h("div", { class: "hero-head" }, this.title, this.words, this.progress, this.extra),
+      this.result,
       this.answer,
       this.chart,
       this.previews,
@@ -63,7 +69,8 @@ export class Training {
     const current = scene(state);
     const [title, words] = headline(state, current);
     set(this.title, { text: title });
-    set(this.words, { text: words });
+    if (this.shownWords !== words) this.words.replaceChildren(...rich(words));
+    this.shownWords = words;
     this.words.hidden = !words;
     const name = phase?.phase;
     const busy = current === "training" && ["starting", "drawing", "learning", "evaluating"].includes(name);
@@ -83,11 +90,22 @@ export class Training {
     );
     this.renderOn(
       "extra",
-      [current, name, phase?.message, state.run?.lora, round?.round, state.evaluators, isEvaluation(state)],
+      [
+        current,
+        name,
+        phase?.step,
+        state.run?.lora,
+        round?.round,
+        canReopen(state),
+        state.result?.report,
+        state.connection,
+        isEvaluation(state),
+      ],
       () => this.renderExtra(state, current),
     );
+    this.renderOn("result", [state.result, current, state.run?.folder], () => this.renderResult(state, current));
     this.renderOn("answer", [state.answers.at(-1), round?.round, current], () => this.renderAnswer(state, current));
-    this.renderOn("chart", [state.learned, state.run?.rounds, isEvaluation(state)], () => this.renderChart(state));
+    this.renderOn("chart", [state.learned, state.run?.rounds, state.run?.refined, state.previews.length > 0, isEvaluation(state)], () => this.renderChart(state));
     this.renderOn("previews", [state.previews], () => this.renderPreviews(state));
   }
 
@@ -101,25 +119,64 @@ export class Training {
   renderExtra(state, current) {
     const { run, phase } = state;
     const parts = [];
+    const online = state.connection === "online";
+    const link = (words, href, download = false) => h(
+      "a",
+      { class: "plain-button link-button", href, ...(download ? { download: true } : { target: "_blank", rel: "noopener" }) },
+      words,
+    );
     const button = (className, words, deed) => h(
       "button",
       { type: "button", class: className, on: { click: deed } },
       words,
     );
     if (phase?.phase === "paused") parts.push(button("primary", "Go on", () => this.act.command("resume")));
-    if (current === "end" && run.lora) {
+    if (current === "training" && canReopen(state)) {
       parts.push(
-        h("p", { class: "label" }, "The LoRA, for diffusers, ComfyUI and A1111"),
-        h("p", { class: "path" }, h("code", {}, run.lora), iconButton("copy", "Copy the path", () => copy(run.lora))),
+        h("div", { class: "buttons" }, button("plain-button outlined", "Change my answer (u)", () => this.act.reopen())),
       );
+    }
+    if (current === "end" && run.lora && !isEvaluation(state)) {
+      const files = h("div", { class: "buttons" });
+      if (online) files.append(link("Download the LoRA", loraUrl, true));
+      if (online && state.result?.report) files.append(link("Open the report", reportUrl));
+      parts.push(
+        h("p", { class: "label" }, "The LoRA, in diffusers’ layout; ", h("code", {}, "hero export"), " writes it for other programs"),
+        h("p", { class: "path" }, h("code", {}, run.lora), iconButton("copy", "Copy the path", () => copy(run.lora))),
+        files,
+      );
+    }
+    if (phase?.phase === "stopped" && isComplete(state) && online) {
+      parts.push(h("div", { class: "buttons" }, button("primary", "Close", () => this.act.command("finish"))));
     }
     if (phase?.phase === "finished" && !isEvaluation(state)) {
       const more = button("primary", "More rounds", () => this.act.more());
-      const finish = button("plain-button", "Finish", () => this.act.command("finish"));
+      const finish = button("plain-button", "Finish", () => this.act.command("finish", { stay: true }));
       parts.push(h("div", { class: "buttons" }, more, finish));
     }
     this.extra.replaceChildren(...parts);
     this.extra.hidden = parts.length === 0;
+  }
+
+  /** Success before and after; where nobody can say, what would tell. */
+  renderResult({ result, run }, current) {
+    this.result.hidden = current !== "end" || !result;
+    if (this.result.hidden) return;
+    const blind = `hero evaluate ${commandName(run)} --evaluator web`;
+    const known = [
+      result.success && [`On ${count(result.images, "held-out image")} a row`, result],
+      result.people && [`Blind, by ${result.people.evaluators.join(", ")}`, result.people],
+    ].filter((one) => one && one[1].success.base !== null);
+    const tables = known.map(([words, figures]) => successTable(words, figures));
+    const measure = `hero evaluate ${commandName(run)}`;
+    const advice = known.length ? [] : !result.success ? [
+      h("p", {}, "Success was not measured."),
+      h("p", { class: "path" }, h("code", {}, measure), iconButton("copy", "Copy the command", () => copy(measure))),
+    ] : [
+      h("p", {}, "Success is unknown: no judge was made for these prompts. You can be the judge: base and tuned images, shuffled and unmarked."),
+      h("p", { class: "path" }, h("code", {}, blind), iconButton("copy", "Copy the command", () => copy(blind))),
+    ];
+    this.result.replaceChildren(h("h3", {}, "What was learnt"), ...tables, ...advice);
   }
 
   renderAnswer(state, current) {
@@ -150,6 +207,7 @@ export class Training {
       h("h3", {}, "Good images, round by round"),
       h("p", { class: "muted" }, `${last.labels} images judged so far.`),
       shareChart(learned, run.rounds, "large"),
+      run.refined ? h("p", { class: "muted refined-note" }, REFINED) : "",
       note,
     );
   }
@@ -176,10 +234,36 @@ export class Training {
     });
     this.previews.replaceChildren(
       h("h3", {}, "The same starting points, round by round"),
-      h("p", { class: "muted" }, "Each column starts from one fixed noise, so what changes is the model."),
+      h(
+        "p",
+        { class: "muted" },
+        "Each column starts from one fixed, fresh noise, as any program does that loads the LoRA: what changes is the model.",
+      ),
       h("ul", { class: "preview-rows" }, ...rows),
     );
   }
+}
+
+function successTable(words, { success, success_interval: intervals }) {
+  const rows = Object.entries(SETS).filter(([name]) => typeof success[name] === "number").map(([name, label]) => {
+    const bar = h("span", { class: "share" }, h("span", { class: "fill" }));
+    bar.firstChild.style.setProperty("--done", success[name]);
+    const [low, high] = (intervals?.[name] ?? []).map((value) => Math.round(100 * value));
+    return h(
+      "tr",
+      { class: name },
+      h("th", { scope: "row" }, label),
+      h("td", { class: "bar-cell", "aria-hidden": "true" }, bar),
+      h("td", { class: "figure" }, `${Math.round(100 * success[name])} %`),
+      h("td", { class: "muted" }, low === undefined ? "" : `${low}–${high} %`),
+    );
+  });
+  return h(
+    "table",
+    { class: "success" },
+    h("caption", { class: "muted" }, `${words}, with 95 % intervals`),
+    h("tbody", {}, ...rows),
+  );
 }
 
 /** The first and the newest rounds, where there are many. */
@@ -215,9 +299,10 @@ function headline(state, current) {
         phase.message || "Go on with more rounds, or finish: the model is saved either way.",
       ];
     case "stopped":
+      if (isComplete(state)) return [`Finished after ${rounds}`, phase.message];
       return [
         "Stopped and saved",
-        phase.message || `Everything is on disk. Go on whenever you like: hero resume ${run.name}`,
+        phase.message || `Everything is on disk. Go on whenever you like: \`hero resume ${commandName(run)}\``,
       ];
     case "failed":
       return ["The run has failed", phase.message || "The terminal where it runs says why. Every label is stored."];
