@@ -70,6 +70,8 @@ def library_of(miniature: Callable[[str], Path]) -> Callable[[str], Any]:
         if "beta_schedule" in pipeline.scheduler.config:
             pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
         pipeline.set_progress_bar_config(disable=True)
+        if name == "stable-diffusion":  # for `clip_skip` it looks there, where transformers have nothing any more
+            pipeline.text_encoder.__dict__.setdefault("text_model", pipeline.text_encoder)
         return pipeline
 
     return load

@@ -117,7 +117,7 @@ def test_what_is_counted_per_prompt_is_what_was_shown(trained: tuple[Path, list[
         assert tuple(map(labelled.prompt, batch.ids)) == batch.prompts
     labelled.close()
     export_feedback(run, "jsonl", tmp_path / "labels")
-    lines = [json.loads(line) for line in next((tmp_path / "labels").glob("*.jsonl")).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "labels" / "labels.jsonl").read_text().splitlines()]
     verdicts = {line["image_id"]: line["prompt"] for line in lines if line["kind"] == "verdict"}
     assert Counter(verdicts.values()) == by_prompt
     export(run, "kohya", tmp_path / "lora.safetensors")

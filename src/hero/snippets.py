@@ -115,6 +115,9 @@ class Snippets:
         lines.append(f"pipeline = {kind}.{method}({source}{extras})")
         if self._call.ddim:  # only DDIM's own configuration says that nothing is clipped
             lines.append("pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)")
+        if self._family == "StableDiffusionPipeline" and self._config.sampling.clip_skip is not None:
+            where = 'pipeline.text_encoder.__dict__.setdefault("text_model", pipeline.text_encoder)'
+            lines.append(f"{where}  # where diffusers 0.42 looks")
         return "\n".join(lines)
 
     def draw(self) -> str:

@@ -48,6 +48,9 @@ class StableDiffusion:
         self.scale = sampling.guidance_scale
         self.guidance = ClassifierFree.above_one(self.scale)
         self.prompting = prompting(sampling)
+        if sampling.clip_skip is not None and not hasattr(pipeline.text_encoder, "text_model"):
+            # The pipeline looks for the last norm in a part that newer versions of transformers have done away with.
+            pipeline.text_encoder.__dict__["text_model"] = pipeline.text_encoder
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Keys: `embeddings` (P, L, D)."""
