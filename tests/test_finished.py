@@ -295,13 +295,14 @@ def test_a_report_that_cannot_be_written_says_where_else(run: Path) -> None:
 
 FILES = ("metrics.jsonl", "feedback.db", "refined_noise.safetensors", "pytorch_lora_weights.safetensors", "result.json")
 NAMED_IN = {"run/directory.py", "policies/lora.py", "feedback/store.py", "bench/clicks.py", "web/__main__.py"}
-NAMED_IN |= {"policies/lora_file.py", "bench/cells.py"}
+NAMED_IN |= {"policies/lora_file.py", "bench/cells.py", "export/comfyui_node.py"}
 """Where these names are written out: the run directory; the library's own name of a LoRA; the store's default name,
-a store that is thrown away, a help text; the base model's result, which is of no run."""
+a store that is thrown away, a help text; the base model's result, which is of no run; a node that stands
+alone in another program."""
 USED_IN = {
     "METRICS_FILE": {"run/finished.py", "cli/running.py", "console.py"},
     "STORE_FILE": {"run/finished.py", "evaluation/people.py", "web/desk.py"},
-    "NOISE_FILE": {"run/finished.py", "run/state.py"},
+    "NOISE_FILE": {"run/finished.py", "run/state.py", "export/__init__.py"},
     "LORA_FILE": {"run/finished.py", "console.py", "people/session.py", "bench/cells.py"},
     "RESULT_FILE": {"run/finished.py", "trained.py", "evaluation/people.py"},
 }
