@@ -301,9 +301,9 @@ a store that is thrown away, a help text; the base model's result, which is of n
 alone in another program."""
 USED_IN = {
     "METRICS_FILE": {"run/finished.py", "cli/running.py", "console.py"},
-    "STORE_FILE": {"run/finished.py", "evaluation/people.py", "web/desk.py"},
+    "STORE_FILE": {"run/finished.py", "evaluation/people.py", "web/desk.py", "run/branch.py"},
     "NOISE_FILE": {"run/finished.py", "run/state.py", "export/__init__.py"},
-    "LORA_FILE": {"run/finished.py", "console.py", "people/session.py", "bench/cells.py"},
+    "LORA_FILE": {"run/finished.py", "console.py", "people/session.py", "bench/cells.py", "web/desk.py"},
     "RESULT_FILE": {"run/finished.py", "trained.py", "evaluation/people.py"},
 }
 """The reader, who writes them, and who says where they are."""
