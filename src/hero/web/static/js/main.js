@@ -531,7 +531,7 @@ function place() {
   const current = document.documentElement.dataset.scene;
   if (current === "label" && store.get().view === "single" && !confirming) return "single";
   if (current === "label") return confirming ? "confirm" : "label";
-  if (current === "training" && canReopen(store.get())) return "sent";
+  if (["training", "end"].includes(current) && canReopen(store.get())) return "sent";
   return current === "past" ? "look" : "other";
 }
 

@@ -131,7 +131,7 @@ export class Training {
       words,
     );
     if (phase?.phase === "paused") parts.push(button("primary", "Go on", () => this.act.command("resume")));
-    if (current === "training" && canReopen(state)) {
+    if (current !== "loading" && canReopen(state)) {
       parts.push(
         h("div", { class: "buttons" }, button("plain-button outlined", "Change my answer (u)", () => this.act.reopen())),
       );
