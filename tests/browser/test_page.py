@@ -838,7 +838,7 @@ def test_a_proxy_below_a_path_of_its_own(make_desk: Make, serve: Make, visit: Ma
     page = visit(address)
     assert page.url.endswith("/user/ada/proxy/8420/")
     expect(tiles(page)).to_have_count(12)
-    until(lambda: page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"))
+    until(lambda: page.evaluate("[...document.querySelectorAll('.tile img')].every(image => image.naturalWidth > 0)"))
     tile(page, ids[0]).click()
     until(lambda: desk.verdicts(1) == {ids[0]: "good"})
     desk.phase("drawing", 1, done=3, total=12)
