@@ -898,6 +898,9 @@ def test_phone(make_desk: Make, serve: Make, visit: Make, shoot: Make, scheme: s
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page is wider than the phone"
     picture, lens = (page.locator(f'[data-id="{ids[0]}"] {part}').bounding_box() for part in ("img", ".zoom"))
     assert lens["y"] >= picture["y"] + picture["height"], "the tools lie under the picture, not on it"
+    head, switches = (page.locator(one).bounding_box() for one in (".round-head", ".switches"))
+    beside = switches["x"] >= head["x"] + head["width"]
+    assert beside or switches["y"] >= head["y"] + head["height"], "the switches lie on the title"
     bar = page.locator(".bar").bounding_box()
     assert abs(bar["y"] + bar["height"] - 844) < 2, "the bar is not at the bottom"
     assert bar["height"] < 844 / 5
