@@ -134,7 +134,6 @@ class BlindDesk:
             "model": "",
             "evaluators": config.evaluator.people,
             "rule": config.evaluator.rule,
-            "refined": False,
             "folder": str(self._run.path.resolve()),
             "lora": None,
         }

@@ -159,8 +159,8 @@ function sentence(state, counts, missing, drawn) {
   if (confirming) {
     if (counts.good && missing.length) {
       const where = state.run.prompts.length > 1 ? ` for ${count(missing.length, "prompt")}` : "";
-      const best = `No best image yet${where}: without one there is little to learn from. Go back and press b on the best.`;
-      return `${best} ${meaning(counts)}`;
+      const remedy = "without one there is little to learn from. Go back and press b on the best.";
+      return `No best image yet${where}: ${remedy} ${meaning(counts)}`;
     }
     return meaning(counts);
   }

@@ -118,7 +118,11 @@ export function askReason(current) {
   return ask({
     title: "Why?",
     content: [
-      h("p", { class: "muted" }, "In your words, kept with the image: nothing is learnt from it, and it is in every export."),
+      h(
+        "p",
+        { class: "muted" },
+        "In your words, kept with the image: nothing is learnt from it, and it is in every export.",
+      ),
       h("label", { for: "reason-field" }, "Reason"),
       field,
     ],
@@ -158,8 +162,8 @@ export function showHelp(evaluation) {
   const how = evaluation
     ? "The images come from the model before and after training, mixed. Mark the good ones; what you leave unmarked " +
       "counts as bad."
-    : "Mark the good images and one best of each prompt; what you leave unmarked counts as bad. What you mark is stored at once: " +
-      "close the page whenever you like, and come back to it.";
+    : "Mark the good images and one best of each prompt; what you leave unmarked counts as bad. What you mark is " +
+      "stored at once: close the page whenever you like, and come back to it.";
   return ask(
     {
       title: "Help",

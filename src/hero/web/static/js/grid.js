@@ -105,7 +105,8 @@ export class Grid {
 
   paint(cell, place, look) {
     const good = look.verdict === "good";
-    const key = `${place}/${this.total}/${look.verdict}/${look.best}/${look.suggested}/${look.unsent}/${look.note}/${look.reason}`;
+    const { verdict, best, suggested, unsent, note, reason } = look;
+    const key = [place, this.total, verdict, best, suggested, unsent, note, reason].join("/");
     if (cell.dataset.key === key) return;
     cell.dataset.key = key;
     cell.classList.toggle("good", good);

@@ -66,7 +66,8 @@ const act = {
     let settledNow = 0;
     change(() => (settledNow = marks.restAsSuggested()) > 0);
     if (settledNow) toast(`${count(settledNow, "image")} marked as the model suggests; u takes it back.`);
-    else toast(store.get().round.suggestions ? "Nothing is left to mark as suggested." : "There are no suggestions yet.");
+    else if (store.get().round.suggestions) toast("Nothing is left to mark as suggested.");
+    else toast("There are no suggestions yet.");
   },
   why: async (id = asked()) => {
     if (!id || !isOpen()) return;
@@ -290,7 +291,10 @@ const grid = new Grid(
   seen,
 );
 const lookedAt = (id) => store.get().past === null && seen.add(id);
-const zoom = new Zoom({ onClose: (id) => (activeGrid().cells.has(id) ? activeGrid().focus(id) : refocus()), onShow: lookedAt });
+const zoom = new Zoom({
+  onClose: (id) => (activeGrid().cells.has(id) ? activeGrid().focus(id) : refocus()),
+  onShow: lookedAt,
+});
 const single = new Single({ act, onShow: lookedAt });
 const topbar = new Topbar(byId("topbar"), { store, act });
 const rail = new Rail(byId("rail"), { marks, act, zoom: openZoom });
@@ -323,7 +327,13 @@ function openZoom(id) {
     grid.order,
     id,
     lookOf,
-    { toggle: act.good, bad: act.bad, unsure: act.unsure, why: act.why, best: isEvaluation(store.get()) ? null : act.best },
+    {
+      toggle: act.good,
+      bad: act.bad,
+      unsure: act.unsure,
+      why: act.why,
+      best: isEvaluation(store.get()) ? null : act.best,
+    },
   );
   else zoom.open([id], id, () => ({}), null);
 }
@@ -479,7 +489,8 @@ async function reload() {
     }
     if (state.last_event < old.last_event) return reload(); // older than what the stream has told since
     const suggestions = old.loaded ? old.suggestions : read("suggestions") === state.desk;
-    store.patch((old) => ({ ...old, ...state, suggestions, evaluator: old.evaluator, loaded: true, connection: "online" }));
+    const own = { suggestions, evaluator: old.evaluator, loaded: true, connection: "online" };
+    store.patch((now) => ({ ...now, ...state, ...own }));
     if (!old.loaded) marks.restart();
     outbox.restore(state.desk ?? state.run?.name ?? "run");
     return true;
@@ -531,7 +542,7 @@ function place() {
   const current = document.documentElement.dataset.scene;
   if (current === "label" && store.get().view === "single" && !confirming) return "single";
   if (current === "label") return confirming ? "confirm" : "label";
-  if (current === "training" && canReopen(store.get())) return "sent";
+  if (["training", "end"].includes(current) && canReopen(store.get())) return "sent";
   return current === "past" ? "look" : "other";
 }
 

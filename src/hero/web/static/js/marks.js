@@ -209,7 +209,9 @@ export class Marks {
     const view = this.now();
     const marked = ids.filter((id) => view.marks[id] || this.suggestions[id]?.verdict === "good");
     return this.act([
-      ...marked.filter((id) => (view.marks[id] ?? null) !== this.off(id)).map((id) => this.verdictMark(id, this.off(id))),
+      ...marked.filter((id) => (view.marks[id] ?? null) !== this.off(id)).map(
+        (id) => this.verdictMark(id, this.off(id)),
+      ),
       ...ids.filter((id) => view.unsure.has(id)).map((id) => ({ image_id: id, kind: "unsure", value: null })),
     ]);
   }
@@ -343,7 +345,9 @@ function difference(from, to) {
   return [
     ...settled.filter((id) => !to.marks[id]).map((id) => ({ image_id: id, kind: "unsure", value: null })),
     ...doubted.map((id) => ({ image_id: id, kind: "unsure", value: "yes" })),
-    ...differing(from.reasons, to.reasons).map((id) => ({ image_id: id, kind: "reason", value: to.reasons[id] ?? null })),
+    ...differing(from.reasons, to.reasons).map(
+      (id) => ({ image_id: id, kind: "reason", value: to.reasons[id] ?? null }),
+    ),
     ...verdicts.map((id) => ({ image_id: id, kind: "verdict", value: to.marks[id] ?? null })),
     ...withdrawn.map((id) => ({ image_id: id, kind: "best", value: null })),
     ...restored.map((id) => ({ image_id: id, kind: "best", value: "yes" })),

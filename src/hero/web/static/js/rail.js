@@ -59,7 +59,10 @@ export class Rail {
     set(this.goal, { text: run.criterion || "Mark the images that you like." });
     set(
       this.prompt,
-      { title: run.prompts.join("\n"), text: severalPrompts(state) ? `${run.prompts.length} prompts, one under each image` : `“${run.prompts[0]}”` },
+      {
+        title: run.prompts.join("\n"),
+        text: severalPrompts(state) ? `${run.prompts.length} prompts, one under each image` : `“${run.prompts[0]}”`,
+      },
     );
     set(this.cut, { text: run.cut?.length ? `Too long for the model: ${run.cut.join("; ")}` : "" });
     this.cut.hidden = !run.cut?.length;

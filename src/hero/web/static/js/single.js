@@ -11,6 +11,7 @@ const DECISIONS = [
   ["good", "check", "Good", "→"],
 ];
 const OF_SWIPE = { left: "bad", right: "good", up: "best", down: "unsure" };
+const ALL_DECIDED = "Every image is decided. Submit below, or go back to the grid (v) to look again.";
 const LEAVING = 160; // milliseconds that a decided image takes to go
 
 export class Single {
@@ -73,13 +74,12 @@ export class Single {
     set(this.place, { text: `${decided} of ${total} decided` });
     const shown = id === null ? {} : look(id);
     set(this.prompt, { text: [shown.prompt, shown.reason && `“${shown.reason}”`].filter(Boolean).join(" · ") });
-    set(this.picture, { alt: id === null ? "" : `Image ${order.findIndex((image) => image.id === id) + 1} of ${total}` });
+    const at = order.findIndex((image) => image.id === id);
+    set(this.picture, { alt: at < 0 ? "" : `Image ${at + 1} of ${total}` });
     this.frame.hidden = id === null;
     this.done.hidden = id !== null;
-    set(
-      this.done,
-      { text: coming ? `${count(coming, "image is", "images are")} still being drawn.` : "Every image is decided. Submit below, or go back to the grid (v) to look again." },
-    );
+    const rest = `${count(coming, "image is", "images are")} still being drawn.`;
+    set(this.done, { text: coming ? rest : ALL_DECIDED });
     for (const button of this.buttons) {
       button.hidden = evaluation && button.dataset.what === "best";
       set(button, { "aria-disabled": String(id === null) });

@@ -82,7 +82,8 @@ const ENDED = new Set(["finished", "stopped", "failed"]);
 
 export const hasEnded = (state) => ENDED.has(state.phase?.phase);
 /** All rounds are done: more may be added while it is "finished", not once it has "stopped". */
-export const isComplete = ({ phase }) => phase?.phase === "finished" || (phase?.phase === "stopped" && phase.step === "complete");
+export const isComplete = ({ phase }) =>
+  phase?.phase === "finished" || (phase?.phase === "stopped" && phase.step === "complete");
 export const isDrawn = (round) => round.images.length > 0 && round.images.length >= round.total;
 export const isEvaluation = (state) => state.run?.mode === "evaluation";
 export const severalPrompts = (state) => (state.run?.prompts?.length ?? 0) > 1;
@@ -101,7 +102,10 @@ export function canReopen({ round, answers, mine }) {
 }
 
 /** How commands name the run. */
-export const commandName = (run) => (/^[\w@%+=:,./-]+$/.test(run.folder ?? "") ? run.folder : `'${run.folder ?? run.name}'`);
+export function commandName({ folder, name }) {
+  const given = folder ?? name;
+  return /^[\w@%+=:,./-]+$/.test(given) ? given : `'${given}'`;
+}
 
 /** What the page shows: "loading", "label", "training", "end" or "past". */
 export function scene(state) {

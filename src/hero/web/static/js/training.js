@@ -21,6 +21,9 @@ const MOST_PREVIEWS = 8;
 const REFINED =
   "The images that you judge start near the noises of good ones (refined noise), so this curve is ahead of what other " +
   "programs draw. The previews start from fresh noise, and change less.";
+const UNKNOWN =
+  "Success is unknown: no judge was made for these prompts. You can be the judge: base and tuned images, shuffled and " +
+  "unmarked.";
 const SETS = { base: "Base model", tuned_fresh: "Tuned, fresh noise", tuned_refined: "Tuned, refined noise" };
 
 export class Training {
@@ -105,7 +108,11 @@ export class Training {
     );
     this.renderOn("result", [state.result, current, state.run?.folder], () => this.renderResult(state, current));
     this.renderOn("answer", [state.answers.at(-1), round?.round, current], () => this.renderAnswer(state, current));
-    this.renderOn("chart", [state.learned, state.run?.rounds, state.run?.refined, state.previews.length > 0, isEvaluation(state)], () => this.renderChart(state));
+    this.renderOn(
+      "chart",
+      [state.learned, state.run?.rounds, state.run?.refined, isEvaluation(state)],
+      () => this.renderChart(state),
+    );
     this.renderOn("previews", [state.previews], () => this.renderPreviews(state));
   }
 
@@ -122,7 +129,11 @@ export class Training {
     const online = state.connection === "online";
     const link = (words, href, download = false) => h(
       "a",
-      { class: "plain-button link-button", href, ...(download ? { download: true } : { target: "_blank", rel: "noopener" }) },
+      {
+        class: "plain-button link-button",
+        href,
+        ...(download ? { download: true } : { target: "_blank", rel: "noopener" }),
+      },
       words,
     );
     const button = (className, words, deed) => h(
@@ -131,7 +142,7 @@ export class Training {
       words,
     );
     if (phase?.phase === "paused") parts.push(button("primary", "Go on", () => this.act.command("resume")));
-    if (current === "training" && canReopen(state)) {
+    if (current !== "loading" && canReopen(state)) {
       parts.push(
         h("div", { class: "buttons" }, button("plain-button outlined", "Change my answer (u)", () => this.act.reopen())),
       );
@@ -141,7 +152,7 @@ export class Training {
       if (online) files.append(link("Download the LoRA", loraUrl, true));
       if (online && state.result?.report) files.append(link("Open the report", reportUrl));
       parts.push(
-        h("p", { class: "label" }, "The LoRA, in diffusers’ layout; ", h("code", {}, "hero export"), " writes it for other programs"),
+        h("p", { class: "label" }, ...rich("The LoRA, in diffusers’ layout; `hero export` writes it for other programs")),
         h("p", { class: "path" }, h("code", {}, run.lora), iconButton("copy", "Copy the path", () => copy(run.lora))),
         files,
       );
@@ -173,7 +184,7 @@ export class Training {
       h("p", {}, "Success was not measured."),
       h("p", { class: "path" }, h("code", {}, measure), iconButton("copy", "Copy the command", () => copy(measure))),
     ] : [
-      h("p", {}, "Success is unknown: no judge was made for these prompts. You can be the judge: base and tuned images, shuffled and unmarked."),
+      h("p", {}, UNKNOWN),
       h("p", { class: "path" }, h("code", {}, blind), iconButton("copy", "Copy the command", () => copy(blind))),
     ];
     this.result.replaceChildren(h("h3", {}, "What was learnt"), ...tables, ...advice);
@@ -237,7 +248,7 @@ export class Training {
       h(
         "p",
         { class: "muted" },
-        "Each column starts from one fixed, fresh noise, as any program does that loads the LoRA: what changes is the model.",
+        "Each column starts from one fixed, fresh noise, as in any program that loads the LoRA: what changes is the model.",
       ),
       h("ul", { class: "preview-rows" }, ...rows),
     );

@@ -113,7 +113,8 @@ export class Zoom {
       this.picture.src = fullImageUrl(this.id);
       this.picture.onload = () => {
         this.picture.style.setProperty("--actual", `${this.picture.naturalWidth / (window.devicePixelRatio || 1)}px`);
-        this.frame.scrollTo((this.frame.scrollWidth - this.frame.clientWidth) / 2, (this.frame.scrollHeight - this.frame.clientHeight) / 2);
+        const { scrollWidth, clientWidth, scrollHeight, clientHeight } = this.frame;
+        this.frame.scrollTo((scrollWidth - clientWidth) / 2, (scrollHeight - clientHeight) / 2);
       };
     } else {
       this.picture.onload = null;
@@ -133,7 +134,8 @@ export class Zoom {
     set(this.caption, { text: [look.prompt, look.reason && `“${look.reason}”`].filter(Boolean).join(" · ") });
     set(this.picture, { alt: `Image ${words}${look.verdict ? `, ${look.verdict}` : ""}` });
     const states = ["good", "bad", "unsure"].filter((one) => look.verdict === one && !look.suggested);
-    this.frame.className = ["zoom-frame", ...states, look.best && "best", this.isActual && "actual"].filter(Boolean).join(" ");
+    const classes = ["zoom-frame", ...states, look.best && "best", this.isActual && "actual"];
+    this.frame.className = classes.filter(Boolean).join(" ");
     for (const [kind, button] of Object.entries(this.buttons)) {
       const pressed = kind === "best" ? Boolean(look.best) : look.verdict === PRESSED[kind];
       set(button, { "aria-pressed": String(pressed) });
