@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +14,9 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible, print_json
-from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, Port, Prompts, Run, not_empty
+from hero.cli.options import CLOSING_SECONDS, AsJson, Host, NoBrowser, NoPage, Port, Prompts, Run, not_empty
 from hero.console import progress_bar, quiet_libraries, say, success_lines
-from hero.errors import RunError
+from hero.errors import ConfigError, RunError
 from hero.run.directory import EVALUATION
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def evaluate(
     host: Host = "127.0.0.1",
     port: Port = None,
     no_browser: NoBrowser = False,
+    no_page: NoPage = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against its base model: success, diversity, drift."""
@@ -66,7 +69,7 @@ def evaluate(
         with interruptible(run, again):
             desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts, out=out)
             if evaluator == "web":
-                result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser)
+                result = _judge_on_page(desk, console, host=host, port=port, browser=not no_browser, page=not no_page)
             else:
                 result = _judge_here(desk, evaluator, console)
     if as_json:
@@ -85,6 +88,14 @@ def generate(
     ] = NoiseChoice.FRESH,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
     base: Annotated[bool, typer.Option("--base", help="Draw with the base model, for comparison.")] = False,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Factor of the LoRA's effect; default: 1, as trained. Given several times, the same noises are drawn "
+            "at each of them, into a folder of its own.",
+        ),
+    ] = None,
     best_of: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Draw N candidates per image; keep what the run's reward likes best."),
@@ -94,26 +105,41 @@ def generate(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not an empty folder; choose another --out")
     prompts = not_empty(prompt)
+    strengths = _strengths(strength, base)
     console = Console()
     trained = _load_trained(run)
-    with progress_bar(console, "drawing", images * best_of) as advance:
-        pictures = trained.generate(
-            images=images,
-            prompts=prompts,
-            noise=noise.value,
-            seed=seed,
-            base=base,
-            best_of=best_of,
-            progress=lambda done, total: advance(done, "drawing", total),
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for index, picture in enumerate(pictures):
-            picture.save(out / f"{index:04d}.png")
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error}; choose another --out") from error
+    with progress_bar(console, "drawing", images * best_of * len(strengths)) as advance:
+        for turn, factor in enumerate(strengths):
+            folder = out if len(strengths) == 1 else out / f"strength-{factor:g}"
+            pictures = trained.generate(
+                images=images,
+                prompts=prompts,
+                noise=noise.value,
+                seed=seed,
+                base=base,
+                strength=factor,
+                best_of=best_of,
+                progress=lambda done, total, turn=turn: advance(  # type: ignore[misc]
+                    turn * total + done, "drawing", len(strengths) * total
+                ),
+            )
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                for index, picture in enumerate(pictures):
+                    picture.save(folder / f"{index:04d}.png")
+            except OSError as error:
+                raise RunError(f"cannot write {folder}: {error}; choose another --out") from error
     chosen = f", each the best of {best_of}" if best_of > 1 else ""
-    say(console, f"{images} images{chosen}   {out}")
+    at_each = f" at each of {len(strengths)} strengths" if len(strengths) > 1 else ""
+    say(console, f"{images} images{chosen}{at_each}   {out}")
+
+
+def _strengths(given: list[float] | None, base: bool) -> list[float]:
+    if given and base:
+        raise ConfigError("give either --base or --strength: the base model is the LoRA at strength 0")
+    if not all(map(math.isfinite, given or ())):
+        raise ConfigError("--strength takes finite numbers; 1 is as trained")
+    return list(dict.fromkeys(given or [1.0]))
 
 
 def report(
@@ -183,16 +209,20 @@ def _judge_here(desk: BlindDesk, evaluator: str, console: Console) -> dict[str, 
         return desk.judge(evaluator_named(evaluator, desk.config), lambda *done: say(console, _judged(*done)))
 
 
-def _judge_on_page(desk: BlindDesk, console: Console, *, host: str, port: int | None, browser: bool) -> dict[str, Any]:
-    """Serves the desk until people have judged every round."""
+def _judge_on_page(
+    desk: BlindDesk, console: Console, *, host: str, port: int | None, browser: bool, page: bool
+) -> dict[str, Any]:
+    """Serves the desk until people have judged every round; without `page` another program serves it."""
     from hero.people.evaluator import People, RunStopped
     from hero.web.process import page_served
 
     with desk:
         people = People(desk.store, desk.config.evaluator)
         people.channel.publish("run", 0, desk.description())
-        with page_served(desk.path, host=host, port=port, browser=browser) as page:
-            say(console, f"judge the images at {page.address}")
+        with ExitStack() as stack:
+            if page:
+                served = stack.enter_context(page_served(desk.path, host=host, port=port, browser=browser))
+                say(console, f"judge the images at {served.address}")
             try:
                 result = desk.judge(people, lambda *done: say(console, _judged(*done)))
             except (RunStopped, KeyboardInterrupt):

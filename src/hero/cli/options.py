@@ -15,6 +15,7 @@ __all__ = [
     "AsJson",
     "Host",
     "NoBrowser",
+    "NoPage",
     "Port",
     "Processes",
     "Prompts",
@@ -56,6 +57,10 @@ Host = Annotated[
 ]
 Port = Annotated[int | None, typer.Option(metavar="N", help="Port of the labelling page; default: 8420 if it is free.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
+NoPage = Annotated[
+    bool,
+    typer.Option("--no-page", help="Serve no labelling page: `hero studio` or `hero label` does, in another process."),
+]
 Publish = Annotated[
     Path | None,
     typer.Option(

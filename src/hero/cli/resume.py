@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from hero.cli.app import interruptible
-from hero.cli.options import AsJson, Host, NoBrowser, Port, Processes, Publish, PublishKeep, Run, Settings
+from hero.cli.options import AsJson, Host, NoBrowser, NoPage, Port, Processes, Publish, PublishKeep, Run, Settings
 from hero.cli.running import evaluator_of, finish, people_at, publisher_of, share_work, train_to_end
 from hero.config import load_run_config, merge, parse_assignments
 from hero.console import quiet_libraries, say
@@ -33,6 +33,7 @@ def resume(
     host: Host = "127.0.0.1",
     port: Port = None,
     no_browser: NoBrowser = False,
+    no_page: NoPage = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that was stopped, or add rounds; says so if the run is finished."""
@@ -58,7 +59,7 @@ def resume(
         else:
             say(console, f"{run} continues after round {done} of {config.rounds}")
             if answers is None:
-                served = people_at(run, config, console, host=host, port=port, browser=not no_browser)
+                served = people_at(run, config, console, host=host, port=port, browser=not no_browser, page=not no_page)
                 people = stack.enter_context(served)
             history = train_to_end(tuner, people or answers, console, published)
         del tuner  # frees its model before the evaluation loads one

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,19 +60,18 @@ def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
 
 @contextmanager
 def people_at(
-    run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool
+    run: Path, config: Config, console: Console, *, host: str, port: int | None, browser: bool, page: bool = True
 ) -> Iterator[People]:
-    """The people at the page of `run`, which is served for as long as the context lasts."""
+    """The people at the page of `run`, which is served for as long as the context lasts; without `page`, elsewhere."""
     from hero.feedback import LabelStore
     from hero.people.evaluator import People
     from hero.run import RunDirectory
     from hero.web.process import page_served
 
-    with (
-        LabelStore(RunDirectory(run, config).labels_at) as store,
-        page_served(run, config.evaluator.store, host=host, port=port, browser=browser) as page,
-    ):
-        say(console, f"label at {page.address}")
+    with LabelStore(RunDirectory(run, config).labels_at) as store, ExitStack() as stack:
+        if page:
+            served = page_served(run, config.evaluator.store, host=host, port=port, browser=browser)
+            say(console, f"label at {stack.enter_context(served).address}")
         yield People(store, config.evaluator)
         time.sleep(CLOSING_SECONDS)
 

@@ -16,7 +16,7 @@ from hero.ids import ImageId
 from hero.run import image_file
 from hero.web.errors import ApiError
 
-__all__ = ["WIDTHS", "ImageFile", "Images"]
+__all__ = ["WIDTHS", "ImageFile", "Images", "at_most_wide"]
 
 WIDTHS = (128, 256, 512, 1024)
 """Widths that can be asked for, in pixels."""
@@ -80,7 +80,7 @@ class Images:
         try:
             data = self._path(image).read_bytes()
             media_type = next(kind for start, kind in _KINDS.items() if data.startswith(start))
-            small = None if width is None else _smaller(data, width)
+            small = None if width is None else at_most_wide(data, width)
         except (OSError, StopIteration, SyntaxError, ValueError, Image.DecompressionBombError):
             raise _missing(image) from None
         if small is None:
@@ -104,8 +104,12 @@ class Images:
                 self._bytes -= len(oldest.data)
 
 
-def _smaller(data: bytes, width: int) -> bytes | None:
-    """A JPEG of that width; None if the image is not wider."""
+def at_most_wide(data: bytes, width: int) -> bytes | None:
+    """A JPEG of that width; None if the image is not wider.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DecompressionBombError: `data` is no image that can be read.
+    """
     with Image.open(io.BytesIO(data)) as image:
         if image.width <= width:
             return None

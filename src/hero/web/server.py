@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +20,7 @@ from hero.web.app import create_app
 from hero.web.desk import Desk
 from hero.web.security import ANY_ADDRESS, Access
 
-__all__ = ["PORT", "serve"]
+__all__ = ["PORT", "serve", "serve_app"]
 
 PORT = 8420
 """The default port; a page that always has the same address keeps what the browser stored for it."""
@@ -54,13 +54,43 @@ def serve(
         ConfigError: the token is too short, or the address or port is not available.
         RunError: there is no such desk, or its store cannot be opened.
     """
+    serve_app(
+        lambda access: create_app(Desk(desk, store_url), access),
+        host=host,
+        port=port,
+        usual=PORT,
+        token=token,
+        names=names,
+        browse=browse,
+    )
+
+
+def serve_app(
+    make: Callable[[Access], FastAPI],
+    *,
+    host: str,
+    port: int | None,
+    usual: int,
+    token: str | None,
+    names: Sequence[str],
+    browse: bool,
+) -> None:
+    """Serves an application as `serve` does; its `state.broadcast` is closed when the server has to stop.
+
+    Args:
+        make: makes the application, which checks every request by the access that it is given.
+        usual: the port where `port` is None and this one is free.
+
+    Raises:
+        ConfigError: as `serve`; and whatever `make` raises.
+    """
     token = secrets.token_urlsafe(32) if token is None else token
     if not _TOKEN.fullmatch(token):
         raise ConfigError("the token must have 16 to 200 letters, digits, - or _; leave it out to have one made")
-    listener = _listen(host, port)
+    listener = _listen(host, port, usual)
     try:
         taken = listener.getsockname()[1]
-        app = create_app(Desk(desk, store_url), Access.of(token, host, taken, names))
+        app = make(Access.of(token, host, taken, names))
         server = _Server(app, f"http://{_printed(host)}:{taken}/?token={token}", browse=browse)
         # uvicorn raises the signal again once it has shut down, but stopping on request is not a failure.
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,12 +132,12 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._app.state.broadcast.close)
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket that listens on `host`: on `port`, or on `PORT` if that is free, or on any."""
+def _listen(host: str, port: int | None, usual: int) -> socket.socket:
+    """A socket that listens on `host`: on `port`, or on `usual` if that is free, or on any."""
     if port is not None:
         return _bind(host, port)
     try:
-        return _bind(host, PORT)
+        return _bind(host, usual)
     except ConfigError:
         return _bind(host, 0)
 
