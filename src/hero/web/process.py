@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hero.errors import RunError
 
-__all__ = ["Page", "page_served"]
+__all__ = ["Page", "kept_token", "page_served"]
 
 _READY = "serving "
 _TOKEN_FILE = ".web-token"
@@ -58,7 +58,7 @@ def page_served(
     command += [] if store is None else ["--store", store]
     command += [] if port is None else ["--port", str(port)]
     command += ["--open"] if browser else []
-    environment = {**os.environ, "HERO_WEB_TOKEN": os.environ.get("HERO_WEB_TOKEN") or _token(desk)}
+    environment = {**os.environ, "HERO_WEB_TOKEN": os.environ.get("HERO_WEB_TOKEN") or kept_token(desk)}
     process = subprocess.Popen(
         command,
         env=environment,
@@ -86,8 +86,8 @@ def page_served(
         process.stdout.close()
 
 
-def _token(desk: Path) -> str:
-    """The desk's own token; made once, readable by its owner alone."""
+def kept_token(desk: Path) -> str:
+    """The folder's own token; made once, readable by its owner alone."""
     file = desk / _TOKEN_FILE
     with contextlib.suppress(OSError):
         kept = file.read_text(encoding="ascii").strip()
