@@ -110,7 +110,8 @@ def _active(run: FinishedRun, finished_rounds: int, *, ours: bool) -> Doing:
         told = events_of(run)
         phase = None if told is None else told.phase
         if phase is not None:
-            what = _of_phase(str(phase["phase"]), ours=ours, over=finished_rounds >= run.config.rounds)
+            over = finished_rounds >= run.config.rounds
+            what = _of_phase(str(phase["phase"]), str(phase.get("step", "")), ours=ours, over=over)
             round_, done, total = (int(phase.get(key) or 0) for key in ("round", "done", "total"))
             if what != phase["phase"]:
                 return Doing(what, True, ours, round_)
@@ -119,8 +120,10 @@ def _active(run: FinishedRun, finished_rounds: int, *, ours: bool) -> Doing:
     return _by_files(run.path, run.config, finished_rounds, ours=ours)
 
 
-def _of_phase(phase: str, *, ours: bool, over: bool) -> What:
+def _of_phase(phase: str, step: str, *, ours: bool, over: bool) -> What:
     """The newest phase of a run that is active, whose process may not have said anything yet."""
+    if over and (phase, step) == ("stopped", "complete"):  # somebody still looks at the result
+        return "lingering"
     match phase:
         case "drawing" | "waiting" | "learning" | "paused" | "evaluating" | "starting":
             return phase

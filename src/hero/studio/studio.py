@@ -33,6 +33,7 @@ from hero.web.errors import ApiError
 __all__ = ["Studio"]
 
 _ASKED_HERE = ("web", "oracle")
+_SOME_PROMPT = "an image"
 
 
 class Studio:
@@ -119,6 +120,8 @@ class Studio:
         """Whether `wish` could become a run: what is wrong, or every setting that it would have."""
         found = self._checked(wish)
         problems = [vars(problem) for problem in found.problems]
+        if problems and not wish.prompts:  # a form that is still empty shows the usual values all the same
+            found = self._checked(wish.model_copy(update={"prompts": [_SOME_PROMPT]}))
         if wish.name:
             try:
                 self.runs.new_path(wish.name)
