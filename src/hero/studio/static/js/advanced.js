@@ -9,7 +9,13 @@ export class Advanced {
     this.onChange = onChange;
     this.fields = new Map();
     this.kinds = [];
-    const find = h("input", { type: "search", class: "find", placeholder: "Find a setting", "aria-label": "Find a setting", on: { input: () => this.find(find.value) } });
+    const find = h("input", {
+      type: "search",
+      class: "find",
+      placeholder: "Find a setting",
+      "aria-label": "Find a setting",
+      on: { input: () => this.find(find.value) },
+    });
     this.sections = stages.map((stage) => this.stage(stage));
     this.element = h("div", {}, find, ...this.sections);
   }
@@ -20,16 +26,43 @@ export class Advanced {
       this.kinds.push({ key: `${stage}.kind`, kind, box, fields: table.fields.map((field) => field.key) });
       return box;
     });
-    return h("details", { class: "stage" }, h("summary", {}, h("h3", {}, stage), h("span", { class: "muted" }, about)), ...fields.map((field) => this.field(field)), ...tables);
+    return h(
+      "details",
+      { class: "stage" },
+      h("summary", {}, h("h3", {}, stage), h("span", { class: "muted" }, about)),
+      ...fields.map((field) => this.field(field)),
+      ...tables,
+    );
   }
 
   field(field) {
     const id = `s-${field.key.replaceAll(".", "-")}`;
     const given = () => this.onChange(field.key);
     const control = makeControl(field, id, given);
-    const clear = h("button", { type: "button", class: "small-button", hidden: true, on: { click: () => { control.clear(); clear.hidden = true; given(); } } }, "Usual value");
-    const box = h("div", { class: "setting", "data-field": field.key, "data-words": `${field.key} ${field.about}`.toLowerCase() },
-      h("div", { class: "setting-head" }, h("label", { for: id }, field.key), clear), control.element, h("p", { class: "hint" }, field.about), h("p", { class: "problem", "aria-live": "polite" }));
+    const clear = h(
+      "button",
+      {
+        type: "button",
+        class: "small-button",
+        hidden: true,
+        on: {
+          click: () => {
+            control.clear();
+            clear.hidden = true;
+            given();
+          },
+        },
+      },
+      "Usual value",
+    );
+    const box = h(
+      "div",
+      { class: "setting", "data-field": field.key, "data-words": `${field.key} ${field.about}`.toLowerCase() },
+      h("div", { class: "setting-head" }, h("label", { for: id }, field.key), clear),
+      control.element,
+      h("p", { class: "hint" }, field.about),
+      h("p", { class: "problem", "aria-live": "polite" }),
+    );
     this.fields.set(field.key, { control, clear, box });
     box.addEventListener("input", () => (clear.hidden = false));
     return box;
@@ -38,7 +71,8 @@ export class Advanced {
   /** The settings that were given, by name. */
   values() {
     const found = {};
-    for (const [key, { control, clear }] of this.fields) if (!clear.hidden && this.isInUse(key) && control.given()) found[key] = control.value();
+    for (const [key, { control, clear }] of this.fields)
+      if (!clear.hidden && this.isInUse(key) && control.given()) found[key] = control.value();
     return found;
   }
 
@@ -85,15 +119,49 @@ export class Advanced {
 function makeControl(field, id, given) {
   switch (field.type) {
     case "switch":
-      return select(id, [["true", "on"], ["false", "off"]], given, (text) => text === "true");
+      return select(
+        id,
+        [
+          ["true", "on"],
+          ["false", "off"],
+        ],
+        given,
+        (text) => text === "true",
+      );
     case "choice":
-      return select(id, field.choices.map((choice) => [choice, choice]), given, (text) => text);
+      return select(
+        id,
+        field.choices.map((choice) => [choice, choice]),
+        given,
+        (text) => text,
+      );
     case "choices":
       return boxes(field.choices, id, given);
     case "lines":
-      return text(h("textarea", { id, rows: "2" }), given, (value) => value.split("\n").map((line) => line.trim()).filter(Boolean), (value) => value.join("\n"));
+      return text(
+        h("textarea", { id, rows: "2" }),
+        given,
+        (value) =>
+          value
+            .split("\n")
+            .map((line) => line.trim())
+            .filter(Boolean),
+        (value) => value.join("\n"),
+      );
     default:
-      return text(h("input", { id, type: "text", inputmode: field.type === "text" ? null : "decimal", maxlength: "200", autocomplete: "off", spellcheck: "false" }), given, (value) => value.trim(), String);
+      return text(
+        h("input", {
+          id,
+          type: "text",
+          inputmode: field.type === "text" ? null : "decimal",
+          maxlength: "200",
+          autocomplete: "off",
+          spellcheck: "false",
+        }),
+        given,
+        (value) => value.trim(),
+        String,
+      );
   }
 }
 
@@ -111,7 +179,12 @@ function text(input, given, read, write) {
 
 function select(id, choices, given, read) {
   const none = h("option", { value: "" }, "usual");
-  const input = h("select", { id, on: { change: given } }, none, ...choices.map(([value, words]) => h("option", { value }, words)));
+  const input = h(
+    "select",
+    { id, on: { change: given } },
+    none,
+    ...choices.map(([value, words]) => h("option", { value }, words)),
+  );
   return {
     element: input,
     value: () => read(input.value),
@@ -123,7 +196,9 @@ function select(id, choices, given, read) {
 }
 
 function boxes(choices, id, given) {
-  const inputs = choices.map((choice, at) => h("input", { type: "checkbox", value: choice, id: at ? null : id, on: { change: given } }));
+  const inputs = choices.map((choice, at) =>
+    h("input", { type: "checkbox", value: choice, id: at ? null : id, on: { change: given } }),
+  );
   return {
     element: h("div", { class: "boxes" }, ...inputs.map((input) => h("label", {}, input, input.value))),
     value: () => inputs.filter((input) => input.checked).map((input) => input.value),

@@ -69,7 +69,14 @@ export function askText(title, label, value, submit, words = "") {
 
 /** A whole number, or null. */
 export function askNumber(title, label, value, submit, words) {
-  const field = h("input", { type: "number", id: "asked", min: "1", max: "1000", value: String(value), required: true });
+  const field = h("input", {
+    type: "number",
+    id: "asked",
+    min: "1",
+    max: "1000",
+    value: String(value),
+    required: true,
+  });
   return ask({
     title,
     content: [h("p", { class: "muted" }, words), h("label", { for: "asked" }, label), field],

@@ -75,7 +75,8 @@ async function stop(run) {
 }
 
 async function kill(run) {
-  const words = "For when it does not react to a stop. What it was computing is lost; labels and finished steps are kept.";
+  const words =
+    "For when it does not react to a stop. What it was computing is lost; labels and finished steps are kept.";
   if (await confirm(`End ${run.name} at once?`, words, "End it")) await tried(() => act(run.name, "kill"));
 }
 

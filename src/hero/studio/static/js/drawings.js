@@ -44,14 +44,31 @@ function makeForm(run) {
   const strip = h("input", { type: "checkbox", id: "draw-strip" });
   const go = async (event) => {
     event.preventDefault();
-    const lines = prompts.value.split("\n").map((line) => line.trim()).filter(Boolean);
-    await tried(() => draw(run.name, { prompts: lines.length ? lines : run.prompts.slice(0, 16), images: Number(images.value), strengths: strip.checked ? STRIP : [0, 1], seed: Math.floor(Math.random() * 2 ** 31) }));
+    const lines = prompts.value
+      .split("\n")
+      .map((line) => line.trim())
+      .filter(Boolean);
+    await tried(() =>
+      draw(run.name, {
+        prompts: lines.length ? lines : run.prompts.slice(0, 16),
+        images: Number(images.value),
+        strengths: strip.checked ? STRIP : [0, 1],
+        seed: Math.floor(Math.random() * 2 ** 31),
+      }),
+    );
   };
   return h(
     "form",
     { class: "draw-form", on: { submit: go } },
     h("div", { class: "field" }, h("label", { for: "draw-prompts" }, "Prompts, one a line"), prompts),
-    h("div", { class: "draw-row" }, h("label", { for: "draw-images" }, "Images"), images, h("label", { class: "check" }, strip, "a strip over LoRA strengths, 0 to 1.2"), h("button", { type: "submit", class: "primary" }, "Draw")),
+    h(
+      "div",
+      { class: "draw-row" },
+      h("label", { for: "draw-images" }, "Images"),
+      images,
+      h("label", { class: "check" }, strip, "a strip over LoRA strengths, 0 to 1.2"),
+      h("button", { type: "submit", class: "primary" }, "Draw"),
+    ),
   );
 }
 
@@ -59,16 +76,37 @@ function drawing(run, one) {
   const words = `${one.prompts.join(" · ")}`;
   const head = h("h3", {}, words);
   if (one.standing === "running") {
-    return h("div", { class: "drawing" }, head, h("p", { role: "status" }, `Drawing ${count(one.images * one.strengths.length, "image")}…`), h("button", { type: "button", class: "plain-button outlined", on: { click: () => tried(() => stopJob(run.name, `draws/${one.id}`)) } }, "Stop"));
+    return h(
+      "div",
+      { class: "drawing" },
+      head,
+      h("p", { role: "status" }, `Drawing ${count(one.images * one.strengths.length, "image")}…`),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "plain-button outlined",
+          on: { click: () => tried(() => stopJob(run.name, `draws/${one.id}`)) },
+        },
+        "Stop",
+      ),
+    );
   }
-  if (one.standing !== "done") return h("div", { class: "drawing" }, head, h("p", { class: "problem" }, one.message || "Stopped."));
+  if (one.standing !== "done")
+    return h("div", { class: "drawing" }, head, h("p", { class: "problem" }, one.message || "Stopped."));
   const aged = one.labels !== run.labels ? h("p", { class: "hint" }, `Drawn at ${count(one.labels, "label")}.`) : null;
   const prompt = (index) => one.prompts[index % one.prompts.length];
   const at = (strength, index, pixels) => drawnUrl(run.name, one.id, strength, index, pixels);
   const indexes = Array.from({ length: one.images }, (_, k) => k);
   const body =
     one.strengths.length === 2
-      ? h("div", { class: "drawn-pairs" }, ...indexes.map((k) => slider(at(one.strengths[0], k, 320), at(one.strengths[1], k, 320), ["before", "after"], prompt(k))))
+      ? h(
+          "div",
+          { class: "drawn-pairs" },
+          ...indexes.map((k) =>
+            slider(at(one.strengths[0], k, 320), at(one.strengths[1], k, 320), ["before", "after"], prompt(k)),
+          ),
+        )
       : h(
           "div",
           { class: "scroll" },
@@ -76,7 +114,29 @@ function drawing(run, one) {
             "table",
             { class: "strip" },
             h("thead", {}, h("tr", {}, ...one.strengths.map((strength) => h("th", { scope: "col" }, strength)))),
-            h("tbody", {}, ...indexes.map((k) => h("tr", {}, ...one.strengths.map((strength) => h("td", {}, h("img", { src: at(strength, k, 160), alt: `${prompt(k)}, strength ${strength}`, loading: "lazy", width: "160", height: "160" })))))),
+            h(
+              "tbody",
+              {},
+              ...indexes.map((k) =>
+                h(
+                  "tr",
+                  {},
+                  ...one.strengths.map((strength) =>
+                    h(
+                      "td",
+                      {},
+                      h("img", {
+                        src: at(strength, k, 160),
+                        alt: `${prompt(k)}, strength ${strength}`,
+                        loading: "lazy",
+                        width: "160",
+                        height: "160",
+                      }),
+                    ),
+                  ),
+                ),
+              ),
+            ),
           ),
         );
   return h("div", { class: "drawing" }, head, aged, body);

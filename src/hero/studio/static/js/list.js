@@ -83,7 +83,12 @@ export class List {
             at > 0 &&
               h(
                 "button",
-                { type: "button", class: "small-button", "aria-label": `${name}: earlier`, on: { click: () => up(at) } },
+                {
+                  type: "button",
+                  class: "small-button",
+                  "aria-label": `${name}: earlier`,
+                  on: { click: () => up(at) },
+                },
                 "Earlier",
               ),
           ),
@@ -132,7 +137,11 @@ class Card {
     this.run = run;
     const href = runHash(run.name);
     for (const link of [this.cover, this.wish]) set(link, { href });
-    set(this.element, { "data-what": run.doing.what, "data-name": run.name, class: `run-card${run.sensitive ? " veiled" : ""}` });
+    set(this.element, {
+      "data-what": run.doing.what,
+      "data-name": run.name,
+      class: `run-card${run.sensitive ? " veiled" : ""}`,
+    });
     set(this.wish, { text: wishOf(run) });
     set(this.name, { text: wishOf(run) === run.name ? "" : run.name });
     if (run.picture) set(this.picture, { src: imageUrl(run.name, run.picture, 260) });
@@ -171,7 +180,11 @@ class Card {
     this.buttons.replaceChildren(
       ...(main ? [h("a", { class: "primary as-button", href: main[1] }, main[0])] : []),
       ...found.map(([words, , first], at) =>
-        h("button", { type: "button", class: first && !main ? "primary" : "plain-button", on: { click: () => press(at) } }, words),
+        h(
+          "button",
+          { type: "button", class: first && !main ? "primary" : "plain-button", on: { click: () => press(at) } },
+          words,
+        ),
       ),
     );
   }
@@ -192,5 +205,7 @@ function figureOf(run) {
   }
   const shares = run.shares.filter((share) => share !== null);
   if (!shares.length) return "";
-  return shares.length > 1 ? `Good images ${percent(shares[0])} → ${percent(shares.at(-1))}` : `Good images ${percent(shares[0])}`;
+  return shares.length > 1
+    ? `Good images ${percent(shares[0])} → ${percent(shares.at(-1))}`
+    : `Good images ${percent(shares[0])}`;
 }

@@ -15,7 +15,11 @@ const root = document.getElementById("view");
 const THEMES = ["auto", "light", "dark"];
 
 const folder = h("span", { class: "folder" });
-const away = h("p", { class: "notice away", role: "status", hidden: true }, "The studio is away. What runs goes on; this page comes back by itself.");
+const away = h(
+  "p",
+  { class: "notice away", role: "status", hidden: true },
+  "The studio is away. What runs goes on; this page comes back by itself.",
+);
 head.append(
   h("a", { class: "brand", href: "#/" }, h("span", { class: "wordmark" }, "hero"), h("span", {}, "studio")),
   folder,

@@ -9,8 +9,21 @@ export function everybodysMarks(run) {
   if (!rounds.length) return [];
   const words = h("p", { class: "hint" });
   const grid = h("div", { class: `marked-grid${run.sensitive ? " veiled" : ""}` });
-  const tabs = rounds.map((round) => h("button", { type: "button", class: "round-tab", "aria-label": `Round ${round}`, on: { click: () => show(round) } }, String(round)));
-  const box = h("details", { class: "card marks" }, h("summary", {}, h("h2", {}, "Labels"), h("span", { class: "muted" }, count(run.labels, "label"))), h("div", { class: "round-tabs" }, ...tabs), words, grid);
+  const tabs = rounds.map((round) =>
+    h(
+      "button",
+      { type: "button", class: "round-tab", "aria-label": `Round ${round}`, on: { click: () => show(round) } },
+      String(round),
+    ),
+  );
+  const box = h(
+    "details",
+    { class: "card marks" },
+    h("summary", {}, h("h2", {}, "Labels"), h("span", { class: "muted" }, count(run.labels, "label"))),
+    h("div", { class: "round-tabs" }, ...tabs),
+    words,
+    grid,
+  );
   box.addEventListener("toggle", () => box.open && !grid.hasChildNodes() && show(rounds.at(-1)));
 
   async function show(number) {
@@ -27,12 +40,25 @@ export function everybodysMarks(run) {
     grid.replaceChildren(
       ...round.images.map((image) => {
         const best = round.best.includes(image.id);
-        const who = Object.entries(image.marks).map(([name, mark]) => `${name}: ${mark}`).join(", ");
-        const said = [image.verdict ?? "not judged", best && "the best", disputed.has(image.id) && "disputed"].filter(Boolean).join(", ");
+        const who = Object.entries(image.marks)
+          .map(([name, mark]) => `${name}: ${mark}`)
+          .join(", ");
+        const said = [image.verdict ?? "not judged", best && "the best", disputed.has(image.id) && "disputed"]
+          .filter(Boolean)
+          .join(", ");
         return h(
           "figure",
-          { class: `marked ${image.verdict ?? "unjudged"}${best ? " is-best" : ""}${disputed.has(image.id) ? " disputed" : ""}`, title: `${image.prompt}\n${who}` },
-          h("img", { src: imageUrl(run.name, image.id, 128), alt: `${image.prompt}: ${said}`, loading: "lazy", width: "128", height: "128" }),
+          {
+            class: `marked ${image.verdict ?? "unjudged"}${best ? " is-best" : ""}${disputed.has(image.id) ? " disputed" : ""}`,
+            title: `${image.prompt}\n${who}`,
+          },
+          h("img", {
+            src: imageUrl(run.name, image.id, 128),
+            alt: `${image.prompt}: ${said}`,
+            loading: "lazy",
+            width: "128",
+            height: "128",
+          }),
           (best || image.verdict === "good") && h("span", { class: "mark-badge" }, icon(best ? "star" : "check")),
         );
       }),

@@ -30,7 +30,9 @@ export function figures(run) {
 
 function whatIsMissing(run) {
   const shares = run.history.filter((line) => line.share !== null);
-  const marked = shares.length ? `Of the images of the newest round, ${percent(shares.at(-1).share)} were marked good. ` : "";
+  const marked = shares.length
+    ? `Of the images of the newest round, ${percent(shares.at(-1).share)} were marked good. `
+    : "";
   if (!run.evaluation) return `${marked}Base and tuned model have not been compared yet.`;
   return `${marked}No judge was made for this model and these prompts, so success is unknown: judge base and tuned images blind, and it is known.`;
 }
@@ -41,7 +43,13 @@ function bars(tiles, who) {
   return h(
     "table",
     { class: "bars" },
-    h("caption", {}, who ? `Success as ${who} saw it, blind; with its 95 % interval` : "Success on held-out images, with its 95 % interval"),
+    h(
+      "caption",
+      {},
+      who
+        ? `Success as ${who} saw it, blind; with its 95 % interval`
+        : "Success on held-out images, with its 95 % interval",
+    ),
     h(
       "tbody",
       {},
@@ -51,7 +59,12 @@ function bars(tiles, who) {
           { class: tile.model.startsWith("Base") ? "base" : "tuned" },
           h("th", { scope: "row" }, `${tile.model}, ${tile.noise}`),
           h("td", { class: "bar-cell" }, bar(tile)),
-          h("td", { class: "bar-value" }, h("b", {}, percent(tile.value)), h("span", { class: "muted" }, ` ${percent(tile.low)}–${percent(tile.high)}`)),
+          h(
+            "td",
+            { class: "bar-value" },
+            h("b", {}, percent(tile.value)),
+            h("span", { class: "muted" }, ` ${percent(tile.low)}–${percent(tile.high)}`),
+          ),
         ),
       ),
     ),
@@ -69,27 +82,54 @@ function bar(tile) {
 
 function facts(evaluation) {
   const found = [];
-  if (evaluation.variety !== null) found.push(["Variety kept", percent(evaluation.variety), "Of the base model's, on fresh noise: learning narrows."]);
-  if (evaluation.drift !== null) found.push(["Drift", evaluation.drift.toFixed(3), "How far images of unrelated prompts moved; 0 is not at all."]);
-  if (evaluation.people?.agreement) found.push(["Agreement with the judge", percent(evaluation.people.agreement.share), "Share of images on which people and the task's judge agree."]);
-  found.push(["Measured", `on ${count(evaluation.images, "image")} a set, at ${count(evaluation.labels, "label")}`, ""]);
-  return h("dl", { class: "facts-list" }, ...found.map(([name, value, meaning]) => h("div", { title: meaning }, h("dt", {}, name), h("dd", {}, value))));
+  if (evaluation.variety !== null)
+    found.push(["Variety kept", percent(evaluation.variety), "Of the base model's, on fresh noise: learning narrows."]);
+  if (evaluation.drift !== null)
+    found.push(["Drift", evaluation.drift.toFixed(3), "How far images of unrelated prompts moved; 0 is not at all."]);
+  if (evaluation.people?.agreement)
+    found.push([
+      "Agreement with the judge",
+      percent(evaluation.people.agreement.share),
+      "Share of images on which people and the task's judge agree.",
+    ]);
+  found.push([
+    "Measured",
+    `on ${count(evaluation.images, "image")} a set, at ${count(evaluation.labels, "label")}`,
+    "",
+  ]);
+  return h(
+    "dl",
+    { class: "facts-list" },
+    ...found.map(([name, value, meaning]) => h("div", { title: meaning }, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 function chart(run) {
   const judged = run.history.filter((line) => line.share !== null);
   if (!judged.length) return null;
-  const point = (line, value, [low, high], words) => ({ labels: line.labels, value, low, high, title: `Round ${line.round}: ${words}` });
+  const point = (line, value, [low, high], words) => ({
+    labels: line.labels,
+    value,
+    low,
+    high,
+    title: `Round ${line.round}: ${words}`,
+  });
   const lines = [
     {
       name: "marked good",
       className: "marked",
-      points: judged.map((line) => point(line, line.share, line.interval, `${line.good} of ${line.good + line.bad} marked good`)),
+      points: judged.map((line) =>
+        point(line, line.share, line.interval, `${line.good} of ${line.good + line.bad} marked good`),
+      ),
     },
   ];
   const known = run.history.filter((line) => line.success !== null);
   if (known.length && known.some((line) => line.success[0] !== line.share)) {
-    lines.push({ name: "success by the task's judge", className: "judged", points: known.map((line) => point(line, line.success[0], line.success[1], `success ${percent(line.success[0])}`)) });
+    lines.push({
+      name: "success by the task's judge",
+      className: "judged",
+      points: known.map((line) => point(line, line.success[0], line.success[1], `success ${percent(line.success[0])}`)),
+    });
   }
   return h(
     "figure",
@@ -97,7 +137,12 @@ function chart(run) {
     h("figcaption", {}, "Good images of each round, over the labels so far"),
     curve(lines),
     h("ul", { class: "legend" }, ...lines.map((line) => h("li", { class: line.className }, line.name))),
-    run.method !== "heron" && h("p", { class: "hint" }, "From round 2 on images may start from refined noise; success above is on fresh noise, and the two cannot be compared."),
+    run.method !== "heron" &&
+      h(
+        "p",
+        { class: "hint" },
+        "From round 2 on images may start from refined noise; success above is on fresh noise, and the two cannot be compared.",
+      ),
   );
 }
 
@@ -109,7 +154,15 @@ function measuring(run) {
       { class: "job" },
       h("p", { role: "status" }, blind ? "The blind comparison is open." : "Being measured…"),
       blind && h("a", { class: "primary as-button", href: blindUrl(run.name) }, "Judge"),
-      h("button", { type: "button", class: "plain-button outlined", on: { click: () => tried(() => stopJob(run.name, "evaluate")) } }, "Stop"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "plain-button outlined",
+          on: { click: () => tried(() => stopJob(run.name, "evaluate")) },
+        },
+        "Stop",
+      ),
     );
   }
   const start = (by) => () => tried(() => evaluate(run.name, by));
@@ -117,8 +170,22 @@ function measuring(run) {
     "div",
     { class: "job" },
     ["failed", "killed"].includes(standing) && h("p", { class: "problem" }, run.evaluating.message),
-    !run.doing.active && h("button", { type: "button", class: "plain-button outlined", on: { click: start(false) } }, run.evaluation ? "Measure again" : "Measure it"),
-    h("button", { type: "button", class: "plain-button outlined", title: "Images of both models, mixed and unmarked; you say which are good", on: { click: start(true) } }, "Judge blind…"),
+    !run.doing.active &&
+      h(
+        "button",
+        { type: "button", class: "plain-button outlined", on: { click: start(false) } },
+        run.evaluation ? "Measure again" : "Measure it",
+      ),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "plain-button outlined",
+        title: "Images of both models, mixed and unmarked; you say which are good",
+        on: { click: start(true) },
+      },
+      "Judge blind…",
+    ),
   );
 }
 
@@ -128,8 +195,23 @@ function measuring(run) {
 export function slider(left, right, [leftName, rightName], alt) {
   const over = h("img", { src: left, alt: `${leftName}: ${alt}`, class: "over" });
   const under = h("img", { src: right, alt: `${rightName}: ${alt}` });
-  const range = h("input", { type: "range", min: "0", max: "100", value: "50", "aria-label": `How much of ${leftName} and of ${rightName} is shown` });
-  const box = h("div", { class: "slider" }, under, over, h("span", { class: "slider-line", "aria-hidden": "true" }), range, h("span", { class: "tag left" }, leftName), h("span", { class: "tag right" }, rightName));
+  const range = h("input", {
+    type: "range",
+    min: "0",
+    max: "100",
+    value: "50",
+    "aria-label": `How much of ${leftName} and of ${rightName} is shown`,
+  });
+  const box = h(
+    "div",
+    { class: "slider" },
+    under,
+    over,
+    h("span", { class: "slider-line", "aria-hidden": "true" }),
+    range,
+    h("span", { class: "tag left" }, leftName),
+    h("span", { class: "tag right" }, rightName),
+  );
   range.addEventListener("input", () => box.style.setProperty("--at", `${range.value}%`));
   box.show = (newLeft, newRight, newAlt) => {
     set(over, { src: newLeft, alt: `${leftName}: ${newAlt}` });
@@ -150,7 +232,13 @@ export function comparison(run) {
   const thumbs = pairs.map((pair, index) =>
     h(
       "button",
-      { type: "button", class: "pair-thumb", "aria-label": `Pair ${index + 1}`, "aria-pressed": String(index === 0), on: { click: () => show(index) } },
+      {
+        type: "button",
+        class: "pair-thumb",
+        "aria-label": `Pair ${index + 1}`,
+        "aria-pressed": String(index === 0),
+        on: { click: () => show(index) },
+      },
       h("img", { src: pair.left(72), alt: "", loading: "lazy" }),
       h("img", { src: pair.right(72), alt: "", loading: "lazy" }),
     ),
@@ -173,7 +261,9 @@ export function comparison(run) {
     show(at + step);
     thumbs[at].focus();
   });
-  const words = run.evaluation?.sets.base ? "The same noises, drawn by the base model and by what it has become; in order, not selected." : "Previews before training and now, from the same noises.";
+  const words = run.evaluation?.sets.base
+    ? "The same noises, drawn by the base model and by what it has become; in order, not selected."
+    : "Previews before training and now, from the same noises.";
   return [
     h(
       "div",
@@ -209,9 +299,18 @@ function pairsOf(run) {
 export function learning(run) {
   const { previews, name } = run;
   if (previews.length < 2) return [];
-  const images = previews[0].images.map((image) => h("img", { src: imageUrl(name, image.id, 220), alt: image.prompt, width: "220", height: "220" }));
+  const images = previews[0].images.map((image) =>
+    h("img", { src: imageUrl(name, image.id, 220), alt: image.prompt, width: "220", height: "220" }),
+  );
   const words = h("output", { for: "watch" });
-  const range = h("input", { type: "range", id: "watch", min: "0", max: String(previews.length - 1), value: String(previews.length - 1), "aria-label": "Round" });
+  const range = h("input", {
+    type: "range",
+    id: "watch",
+    min: "0",
+    max: String(previews.length - 1),
+    value: String(previews.length - 1),
+    "aria-label": "Round",
+  });
   const show = () => {
     const chosen = previews[Number(range.value)];
     chosen.images.forEach((image, k) => images[k] && set(images[k], { src: imageUrl(name, image.id, 220) }));

@@ -14,7 +14,11 @@ import { bytes, doing, modelName, progress, wishOf } from "./words.js";
 /** The parts of the page: what of the run each depends on, and what makes it; a part is made anew only when that changes. */
 const PARTS = [
   ["figures", (run) => [run.history, run.evaluation, run.evaluating, run.doing.active], figures],
-  ["comparison", (run) => [run.evaluation, run.previews.length && [run.previews[0], run.previews.at(-1)], run.sensitive], comparison],
+  [
+    "comparison",
+    (run) => [run.evaluation, run.previews.length && [run.previews[0], run.previews.at(-1)], run.sensitive],
+    comparison,
+  ],
   ["learning", (run) => [run.previews, run.sensitive], learning],
   ["drawings", (run) => [run.lora, run.draws, run.prompts], drawings],
   ["marks", (run) => [run.history.length, run.sensitive], everybodysMarks],
@@ -51,7 +55,12 @@ export class RunView {
         "header",
         { class: "run-head" },
         h("div", { class: "run-words" }, this.wish, this.prompts, this.facts),
-        h("div", { class: "run-do" }, h("div", { class: "card-state" }, this.state, this.meter), h("div", { class: "run-buttons" }, this.buttons, this.menu)),
+        h(
+          "div",
+          { class: "run-do" },
+          h("div", { class: "card-state" }, this.state, this.meter),
+          h("div", { class: "run-buttons" }, this.buttons, this.menu),
+        ),
       ),
       this.problem,
       ...this.parts.values(),
@@ -70,7 +79,14 @@ export class RunView {
     if (!run.history) return;
     set(this.prompts, { text: run.criterion || run.title ? run.prompts.join(" · ") : "" });
     set(this.facts, {
-      text: [run.name, `${run.finished_rounds} of ${count(run.rounds, "round")}`, count(run.labels, "label"), modelName(run.model), run.method, bytes(run.disk)].join(" · "),
+      text: [
+        run.name,
+        `${run.finished_rounds} of ${count(run.rounds, "round")}`,
+        count(run.labels, "label"),
+        modelName(run.model),
+        run.method,
+        bytes(run.disk),
+      ].join(" · "),
     });
     for (const [key, depends, make] of PARTS) {
       const now = JSON.stringify(depends(run));
@@ -100,7 +116,15 @@ export class RunView {
     this.buttons.replaceChildren(
       ...(main ? [h("a", { class: "primary as-button", href: main[1] }, main[0])] : []),
       ...found.map(([words, , first], at) =>
-        h("button", { type: "button", class: first && !main ? "primary" : "plain-button outlined", on: { click: () => buttonsOf(this.run)[at][1]() } }, words),
+        h(
+          "button",
+          {
+            type: "button",
+            class: first && !main ? "primary" : "plain-button outlined",
+            on: { click: () => buttonsOf(this.run)[at][1]() },
+          },
+          words,
+        ),
       ),
     );
   }
@@ -114,7 +138,14 @@ export class RunView {
 
   showSettings() {
     if (this.settings.querySelector("table")) return;
-    const rows = this.run.settings.map((one) => h("tr", { class: one.changed ? "changed" : null, title: one.meaning }, h("th", { scope: "row" }, one.key), h("td", {}, one.value)));
+    const rows = this.run.settings.map((one) =>
+      h(
+        "tr",
+        { class: one.changed ? "changed" : null, title: one.meaning },
+        h("th", { scope: "row" }, one.key),
+        h("td", {}, one.value),
+      ),
+    );
     this.settings.append(h("div", { class: "scroll" }, h("table", { class: "plain-table" }, h("tbody", {}, ...rows))));
   }
 }
@@ -122,5 +153,7 @@ export class RunView {
 function labelLink(run) {
   const main = mainLink(run);
   if (main?.[0] === "Label") return main;
-  return run.doing.active && run.evaluator === "web" && run.finished_rounds > 0 && run.doing.what === "paused" ? ["Label", labelUrl(run.name)] : null;
+  return run.doing.active && run.evaluator === "web" && run.finished_rounds > 0 && run.doing.what === "paused"
+    ? ["Label", labelUrl(run.name)]
+    : null;
 }

@@ -8,14 +8,15 @@ export const percent = (share) => `${Math.round(share * 100)}\u202f%`;
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let at = 0;
-  while (count >= 1000 && at < units.length - 1) (count /= 1000), at++;
+  while (count >= 1000 && at < units.length - 1) ((count /= 1000), at++);
   return `${count < 10 && at > 0 ? count.toFixed(1) : Math.round(count)} ${units[at]}`;
 }
 
 /** "3 minutes ago". */
 export function ago(seconds) {
   const past = Math.max(0, Date.now() / 1000 - seconds);
-  const [unit, size] = past < 90 ? ["second", 1] : past < 5400 ? ["minute", 60] : past < 129600 ? ["hour", 3600] : ["day", 86400];
+  const [unit, size] =
+    past < 90 ? ["second", 1] : past < 5400 ? ["minute", 60] : past < 129600 ? ["hour", 3600] : ["day", 86400];
   return new Intl.RelativeTimeFormat("en", { numeric: "auto" }).format(-Math.round(past / size), unit);
 }
 
@@ -65,7 +66,8 @@ export function progress(run) {
 export const wishOf = (run) => run.criterion || run.title || (run.prompts ?? []).join(" · ") || run.name;
 
 /** The last part of a model's path. */
-export const modelName = (model) => (model === "tinyworld" ? "tiny world" : model.replace(/\/+$/, "").split("/").at(-1));
+export const modelName = (model) =>
+  model === "tinyworld" ? "tiny world" : model.replace(/\/+$/, "").split("/").at(-1);
 
 /** A value of a setting as text. */
 export function shown(value) {
