@@ -68,17 +68,17 @@ def test_from_a_wish_to_a_lora(
     page.get_by_role("link", name="New run").first.click()
 
     page.get_by_role("button", name="Start").click()  # nothing is said yet
-    expect(page.get_by_text("Write at least one prompt.")).to_be_visible()
+    expect(page.locator("#p-prompts")).to_have_text("Write at least one prompt.")
     expect(page.get_by_label("Prompts", exact=True)).to_be_focused()
     page.get_by_label("Prompts", exact=True).fill("1 hand")
     page.get_by_label("The wish in words").fill("A hand with five fingers.")
     page.get_by_label("Model", exact=True).select_option(str(random_pipeline))
-    page.get_by_label("Method").select_option("hero")
-    page.get_by_label("Rounds").fill("many")
+    page.get_by_label("Method", exact=True).select_option("hero")
+    page.get_by_label("Rounds", exact=True).fill("many")
     expect(page.get_by_text("rounds = 'many': Input should be a valid integer")).to_be_visible()
     shoot(page, "studio-new", full=True)
-    page.get_by_label("Rounds").fill("1")
-    page.get_by_label("Images a round").fill("4")
+    page.get_by_label("Rounds", exact=True).fill("1")
+    page.get_by_label("Images a round", exact=True).fill("4")
     page.get_by_text("All settings").click()
     for key, value in QUICK.items():
         set_to(page, key, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from hero.errors import HeroError
 from hero.evaluation.intervals import wilson_interval
 from hero.feedback.agreement import measure_agreement
 from hero.ids import preview_id, prompts_in_turn
-from hero.report.outcome import Tile, chosen_among, finding, outdated, people_of, tiles_of
+from hero.report.contents import RunContents
+from hero.report.outcome import Tile
 from hero.report.settings import settings
 from hero.run.directory import LORA_FILE, METRICS_FILE, REPORT_FILE
 from hero.run.finished import FinishedRun
@@ -191,23 +192,17 @@ def _previews(run: FinishedRun, rounds: int) -> list[dict[str, Any]]:
 
 
 def _evaluation(run: FinishedRun) -> dict[str, Any] | None:
-    evaluation = run.evaluation
+    """The evaluation, in the words of the report."""
+    contents = RunContents(run.path)
+    evaluation, people, details = contents.evaluation, contents.people, contents.details
     if evaluation is None:
         return None
-    measured_at = int(evaluation["labels"])
-    tiles = tiles_of(evaluation, dict.fromkeys(evaluation["success"], evaluation["images"]), chosen_among(evaluation))
-    people = people_of(evaluation)
-    if not tiles and people is not None:
-        words = finding(people.tiles, measured_at, who=people.who)
-    else:
-        words = finding(tiles, measured_at)
-    details: Mapping[str, Any] = evaluation.get("details", {})
     counts = {name: len(run.evaluated(name)) for name in SETS}
     return {
-        "finding": words,
-        "labels": measured_at,
+        "finding": contents.finding,
+        "labels": int(evaluation["labels"]),
         "images": evaluation["images"],
-        "tiles": [_tile(tile) for tile in tiles],
+        "tiles": [_tile(tile) for tile in contents.tiles],
         "people": None
         if people is None
         else {"who": people.who, "tiles": [_tile(t) for t in people.tiles], "agreement": people.agreement},
@@ -215,7 +210,7 @@ def _evaluation(run: FinishedRun) -> dict[str, Any] | None:
         "variety_refined": evaluation["diversity"].get("tuned_refined"),
         "drift": evaluation["drift"],
         "drift_scale": details.get("drift_scale"),
-        "outdated": "" if run.is_current(evaluation) else outdated(measured_at, run.labels),
+        "outdated": contents.outdated,
         "sets": {name: count for name, count in counts.items() if count},
         "prompts": list(details.get("prompts", [])),
         "unrelated": list(details.get("drift_by_prompt", {})),
