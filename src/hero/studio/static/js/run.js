@@ -5,9 +5,10 @@ import { getLog, getRun, labelUrl } from "./api.js";
 import { buttonsOf, menuOf } from "./deeds.js";
 import { downloads } from "./downloads.js";
 import { drawings } from "./drawings.js";
+import { figures } from "./figures.js";
 import { everybodysMarks } from "./marks.js";
 import { menuButton } from "./menu.js";
-import { comparison, figures, learning } from "./results.js";
+import { comparison, learning } from "./results.js";
 import { mainLink } from "./list.js";
 import { bytes, doing, modelName, progress, wishOf } from "./words.js";
 
