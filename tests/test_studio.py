@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 
 from desks import assert_error
 from hero.errors import RunError
+from hero.feedback.channel import Channel
+from hero.feedback.store import LabelStore
 from hero.studio.studio import Studio
 from studios import OnDisk, config_of, studio_at
 
@@ -168,7 +170,7 @@ def test_a_report_brings_its_own_policy(client: TestClient, root: Path) -> None:
     (run.path / "report.html").write_text("<style>p{color:red}</style><p>a report</p>")
     answer = client.get("/api/runs/cup/report")
     assert "a report" in answer.text
-    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert answer.headers["content-security-policy"].startswith("sandbox allow-popups; default-src 'none'")
     assert "unsafe-inline" not in client.get("/api/runs").headers["content-security-policy"]
 
 
@@ -324,6 +326,17 @@ def test_the_labelling_page_of_a_run_is_below_its_name(client: TestClient, root:
     )
     do(client, "red cup", "rename", name="mug")
     assert client.get("/runs/mug/label/api/state").status_code == 200
+
+
+def test_a_blind_evaluation_has_a_page_of_its_own(client: TestClient, root: Path) -> None:
+    run = OnDisk(root, "cup", rounds=3)
+    desk = run.path / "evaluation" / "people"
+    desk.mkdir(parents=True)
+    with LabelStore(desk / "feedback.db") as store:
+        Channel(store).publish("run", 0, {"name": "cup", "mode": "evaluation", "prompts": ["a red cup"]})
+    assert "All runs" in client.get("/runs/cup/blind/").text
+    assert client.get("/runs/cup/blind/api/state").json()["run"]["mode"] == "evaluation"
+    assert client.get("/runs/cup/label/api/state").json()["run"] is None
 
 
 def test_a_run_by_its_oracle_has_no_labelling_page(client: TestClient, root: Path) -> None:

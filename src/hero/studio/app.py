@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Request
 from fastapi import Path as InPath
-from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from hero import __version__
 from hero.errors import HeroError
@@ -43,8 +42,10 @@ _UNCACHED = {"Cache-Control": "no-cache"}
 _TICK = 1.0
 _PATIENCE = 900.0
 """Seconds that an estimate of memory may take: the model is loaded for it."""
-_REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
-"""A report holds its own styles and pictures, and no script."""
+_REPORT_POLICY = (
+    "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+)
+"""A report holds its own styles and pictures, and no script; in a sandbox it has no rights here."""
 
 _log = logging.getLogger("hero.studio")
 
@@ -89,7 +90,6 @@ def create_studio_app(studio: Studio, access: Access) -> FastAPI:
     app.mount("/runs", desks, name="runs")
     install_handlers(app)
     app.add_middleware(Guard, access=access)
-    app.add_middleware(_ReportPolicy)
     return app
 
 
@@ -198,7 +198,9 @@ def drawn(
 @_routes.get("/api/runs/{name}/report", response_class=Response)
 def report(studio: _OfStudio, name: _Name) -> Response:
     """The run's report."""
-    return _file(studio.runs.path(name) / REPORT_FILE, None)
+    answer = _file(studio.runs.path(name) / REPORT_FILE, None)
+    answer.headers["Content-Security-Policy"] = _REPORT_POLICY
+    return answer
 
 
 @_routes.get("/api/runs/{name}/files/{kind}", response_class=Response)
@@ -408,21 +410,3 @@ class _Static(StaticFiles):
         answer = await super().get_response(path, scope)
         answer.headers.update(_UNCACHED)
         return answer
-
-
-class _ReportPolicy:
-    """ASGI middleware around the guard, whose policy allows no styles within a page: a report has its own policy."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 200:
-                MutableHeaders(scope=message)["Content-Security-Policy"] = _REPORT_POLICY
-            await send(message)
-
-        is_report = (
-            scope["type"] == "http" and scope["path"].startswith("/api/runs/") and scope["path"].endswith("/report")
-        )
-        await self._app(scope, receive, with_policy if is_report else send)
