@@ -1,4 +1,4 @@
-"""Makes docs/images/studio-*.png from real runs of the tiny world that the tasks' judges label: `make page-pictures`."""
+"""Makes docs/images/studio-*.png from real runs of the tiny world, which the tasks' judges label."""
 
 from __future__ import annotations
 

@@ -105,6 +105,7 @@ export class Advanced {
     const wanted = words.trim().toLowerCase();
     for (const section of this.sections) {
       let any = false;
+      section.hidden = false; // or nothing in it would count as seen
       for (const box of section.querySelectorAll(".setting")) {
         box.hidden = wanted !== "" && !box.dataset.words.includes(wanted);
         any ||= !box.hidden && !box.closest("[hidden]");
