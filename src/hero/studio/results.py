@@ -1,19 +1,18 @@
-"""What a run has achieved and what is in its folder, as the page shows it: figures, images, marks, files."""
+"""What a run has achieved and what is in its folder, as the page shows it: figures, images, marks, files.
+
+What a report is made with is imported when a run is first looked at, so that the studio is there sooner.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hero.errors import HeroError
-from hero.evaluation.intervals import wilson_interval
 from hero.feedback.agreement import measure_agreement
 from hero.ids import preview_id, prompts_in_turn
-from hero.report.contents import RunContents
-from hero.report.outcome import Tile
-from hero.report.settings import settings
 from hero.run.directory import LORA_FILE, METRICS_FILE, REPORT_FILE
 from hero.run.finished import FinishedRun
 from hero.studio.folder import OWN
@@ -21,6 +20,9 @@ from hero.studio.job import Job
 from hero.studio.standing import training_of
 from hero.types import RoundStats
 from hero.web.errors import ApiError
+
+if TYPE_CHECKING:
+    from hero.report.outcome import Tile
 
 __all__ = [
     "DRAWS",
@@ -56,6 +58,8 @@ def whole(path: Path) -> dict[str, Any]:
     Raises:
         HeroError: it cannot be read.
     """
+    from hero.report.settings import settings
+
     run = FinishedRun(path)
     history = run.history
     return {
@@ -155,6 +159,8 @@ def export_files(path: Path, kind: str) -> tuple[Path, list[str]]:
 
 
 def _round_figures(stats: RoundStats) -> dict[str, Any]:
+    from hero.evaluation.intervals import wilson_interval
+
     judged = stats.good + stats.bad
     interval = list(wilson_interval(stats.good, judged)) if judged else None
     shown = stats.success_shown
@@ -193,6 +199,8 @@ def _previews(run: FinishedRun, rounds: int) -> list[dict[str, Any]]:
 
 def _evaluation(run: FinishedRun) -> dict[str, Any] | None:
     """The evaluation, in the words of the report."""
+    from hero.report.contents import RunContents
+
     contents = RunContents(run.path)
     evaluation, people, details = contents.evaluation, contents.people, contents.details
     if evaluation is None:
