@@ -16,6 +16,7 @@ from desks import assert_error
 from hero.errors import RunError
 from hero.feedback.channel import Channel
 from hero.feedback.store import LabelStore
+from hero.run.finished import FinishedRun
 from hero.studio.studio import Studio
 from studios import OnDisk, config_of, studio_at
 
@@ -255,6 +256,70 @@ def test_a_run_of_a_terminal_that_takes_no_commands_is_not_stopped(client: TestC
 def test_what_is_finished_needs_more_rounds(client: TestClient, root: Path) -> None:
     OnDisk(root, "cup", rounds=3)
     assert_error(do(client, "cup", "start"), 409, "run-finished")
+
+
+# ---------------------------------------------------------------------------------------------- new runs
+
+
+def test_an_empty_form_shows_what_is_usual(client: TestClient) -> None:
+    found = client.post("/api/check", json={"method": "heron"}).json()
+    assert [problem["field"] for problem in found["problems"]] == ["prompts"]
+    assert found["values"]["sampling.images_per_round"] == 32
+    assert found["labels"] == 8 * 32
+    options = client.get("/api/options").json()
+    assert {"hand", "black-cat"} <= {task["name"] for task in options["tasks"]}
+    assert {"hero", "heron"} <= {method["name"] for method in options["methods"]}
+
+
+@pytest.mark.parametrize(
+    ("wish", "field", "said"),
+    [
+        ({"rounds": "many"}, "rounds", "valid integer"),
+        ({"images_per_round": "0"}, "images_per_round", "greater than or equal to 1"),
+        ({"people": "-1"}, "people", "greater than or equal to 1"),
+        ({"prompts": ["a", "a"]}, "prompts", "given twice"),
+        ({"prompts": ["a", "b"], "images_per_round": "1"}, "images_per_round", "smaller than the number of prompts"),
+        ({"settings": {"sampling.eta": "2"}}, "sampling.eta", "less than or equal to 1"),
+        ({"settings": {"lora.layers": ["knees"]}}, "lora.layers", "'attention'"),
+        ({"settings": {"update.ppo.clip_range": 0}}, "update.ppo.clip_range", "greater than 0"),
+        ({"settings": {"update.nft.beta": 1}}, "update.nft.beta", "this run's is 'ppo'"),
+        ({"settings": {"evaluator.rule": "coin"}}, "evaluator.rule", "match pattern"),
+        ({"judge": "oracle"}, "judge", "judge yourself"),
+        ({"method": "magic"}, "method", "unknown method"),
+        ({"name": "cup"}, "name", "already something called cup"),
+    ],
+)
+def test_what_is_wrong_is_said_at_its_place(
+    client: TestClient, root: Path, wish: dict[str, Any], field: str, said: str
+) -> None:
+    OnDisk(root, "cup")
+    body = {"prompts": ["a cat"], "method": "hero", "name": "new", **wish}
+    (problem,) = client.post("/api/check", json=body).json()["problems"]
+    assert problem["field"] == field
+    assert said in problem["message"]
+    assert client.post("/api/runs", json={"wish": body}).status_code in (409, 422)
+    assert set(cards(client)) == {"cup"}
+
+
+def test_a_copy_has_the_settings_of_its_original(client: TestClient, root: Path) -> None:
+    own = {"sampling": {"eta": 0.5, "micro_batch": 3}, "lora": {"rank": 3, "layers": ("resnet",)}, "seed": 7}
+    config = config_of(["a cup", "a mug"], method="heron", criterion="It is red.", practice={"enough": 0.7}, **own)
+    OnDisk(root, "cup", config=config)
+    form = client.get("/api/runs/cup/form").json()
+    assert form["settings"] == {
+        "sampling.eta": 0.5,
+        "sampling.micro_batch": 3,
+        "lora.rank": 3,
+        "lora.layers": ["resnet"],
+        "practice.enough": 0.7,
+    }
+    made = client.post("/api/runs", json={"wish": {**form, "name": "copy"}, "start": False})
+    assert made.json()["doing"]["what"] == "new"
+    assert FinishedRun(root / "copy").config == config
+    form["settings"]["practice.enough"] = "0.9"
+    client.post("/api/runs", json={"wish": {**form, "name": "other", "rounds": "5"}, "start": False})
+    other = FinishedRun(root / "other").config
+    assert (other.rounds, other.practice.enough, other.lora.rank) == (5, 0.9, 3)
 
 
 # ---------------------------------------------------------------------------------------------- the queue

@@ -47,7 +47,7 @@ class Api:
 
 
 def label(api: Api, root: Path, name: str, task: str) -> None:
-    """Labels the open round of a run as the task's judge would."""
+    """Labels the open round of a run as the task's judge would, and waits until it is learnt from."""
     judge = TASKS[task].judge
     assert judge is not None
     state = api.get(f"runs/{name}/label/api/state?evaluator=me")
@@ -65,6 +65,8 @@ def label(api: Api, root: Path, name: str, task: str) -> None:
     body = {"evaluator": "me", "seen_none_good": not good}
     api.post(f"runs/{name}/label/api/rounds/{number}/submit", body)
     print(f"{name}, round {number}: {len(good)} of {len(state['round']['images'])} good", flush=True)
+    while api.get(f"api/runs/{name}")["doing"]["what"] == "waiting":
+        time.sleep(1)
 
 
 def shoot(page: Page, name: str) -> None:
@@ -103,7 +105,6 @@ def main() -> None:
                 api.post("api/runs", {"wish": {**wish, "task": task, **body, "prompts": []}, "start": start})
             while api.until("cat-in-the-box", "waiting", "finished") == "waiting":
                 label(api, root, "cat-in-the-box", "black-cat")
-                time.sleep(8)  # it takes the answer once it can no longer be taken back
             api.until("one-blue-rose", "waiting")
             page.goto(served.address.split("?")[0])
             page.locator(".run-card").nth(2).wait_for()
@@ -121,8 +122,8 @@ def main() -> None:
             phone.goto(served.address)
             phone.locator(".run-card").nth(2).wait_for()
             shoot(phone, "phone")
-        finally:
             api.post("api/runs/one-blue-rose/do", {"do": "kill"})
+        finally:
             served.kill()
             browser.close()
 

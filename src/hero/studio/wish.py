@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hero.config import Config
+from hero.config import Config, check_used
 from hero.errors import ConfigError, HeroError
 from hero.methods import configure
 from hero.run.finished import FinishedRun
@@ -117,6 +117,7 @@ def checked(wish: Wish, models: Models, also: Collection[str] = ()) -> Checked:
             evaluator=wish.judge,
             settings=_settings(wish),
         )
+        check_used(_settings(wish), config)
     except ConfigError as error:
         return Checked(None, _problems_of(error))
     if wish.judge == "oracle" and judge_for(config.task.name, config.model.path) is None:
