@@ -19,8 +19,9 @@ from .desk import PHONE, ROOT, TOKEN, Served
 
 FOLDER = ROOT / "docs" / "images"
 MOST_BYTES = 260_000
+ROUNDS, IMAGES = 4, 32
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
-FEW: dict[str, Any] = {"model.threads": 1, "practice.draws": 64, "evaluation.images": 48, "evaluator.linger": 0}
+FEW: dict[str, Any] = {"model.threads": 1, "evaluation.images": 48, "evaluator.linger": 0}
 
 
 class Api:
@@ -95,7 +96,7 @@ def main() -> None:
         try:
             page.goto(served.address)
             api = Api(page, served.address)
-            wish = {"method": "heron", "rounds": 3, "images_per_round": 24, "settings": FEW}
+            wish = {"method": "heron", "rounds": ROUNDS, "images_per_round": IMAGES, "settings": FEW}
             for name, task, start in (
                 ("cat-in-the-box", "black-cat", True),
                 ("one-blue-rose", "blue-rose", True),
