@@ -70,7 +70,6 @@ def test_two_wishes_one_after_the_other_then_drawn_with(
     root = tmp_path / "runs"
     settings = flat(TINY)
     settings.pop("sampling.images_per_round")
-    settings = {key: value for key, value in settings.items() if not key.startswith("reward.")}
     settings |= {"evaluator.previews": 1, "evaluator.linger": 0, "evaluation.images": 2}
     wish = {"prompts": ["1 hand"], "model": str(random_pipeline), "method": "hero", "settings": settings}
     wish |= {"rounds": "1", "images_per_round": "4"}

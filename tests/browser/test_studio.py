@@ -25,6 +25,8 @@ QUICK = {
     "sampling.width": "32",
     "lora.rank": "2",
     "update.ppo.timesteps_per_image": "2",
+    "reward.similarity.width": "16",
+    "reward.similarity.epochs": "5",
     "evaluator.linger": "0",
     "evaluation.images": "2",
     "model.threads": "1",
