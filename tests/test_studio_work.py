@@ -14,7 +14,7 @@ from conftest import TINY
 from desks import assert_error
 from hero.config import Config
 from hero.feedback.store import LabelStore
-from hero.studio.job import Job, Jobs
+from hero.studio.job import DetachedJob, Jobs
 from hero.studio.settings import flat
 from studios import OnDisk, config_of, studio_at
 
@@ -35,7 +35,7 @@ def until(client: TestClient, name: str, what: str) -> dict[str, Any]:
         time.sleep(0.2)
 
 
-def ended(job: Job) -> Job:
+def ended(job: DetachedJob) -> DetachedJob:
     end = time.monotonic() + PATIENCE
     while job.running:
         assert time.monotonic() < end, job.log()
@@ -48,7 +48,7 @@ def do(client: TestClient, run: str, deed: str, **more: Any) -> Any:
 
 
 def test_a_job_outlives_who_started_it_and_says_how_it_ended(tmp_path: Path) -> None:
-    job = Job(tmp_path / "a" / "studio" / "tasks")
+    job = DetachedJob(tmp_path / "a" / "studio" / "tasks")
     assert job.state().standing == "none"
     jobs = Jobs()
     jobs.start(job, ["tasks"])
@@ -100,14 +100,14 @@ def test_two_wishes_one_after_the_other_then_drawn_with(
             "/api/runs/first/draws", json={"prompts": ["a cat"], "images": 1, "strengths": [0, 1]}
         ).json()
         assert drawn == {"id": "0001"}
-        ended(Job(root / "first" / "studio" / "draws" / "0001"))
+        ended(DetachedJob(root / "first" / "studio" / "draws" / "0001"))
         (drawing,) = client.get("/api/runs/first").json()["draws"]
         assert (drawing["standing"], drawing["strengths"], drawing["labels"]) == ("done", ["0", "1"], 4)
         before, after = (client.get(f"/api/runs/first/draws/0001/{strength}/0").content for strength in ("0", "1"))
         assert before.startswith(b"\x89PNG")
         assert before != after
         assert client.post("/api/runs/first/exports", json={"kind": "labels"}).status_code == 200
-        ended(Job(root / "first" / "studio" / "exports" / "labels"))
+        ended(DetachedJob(root / "first" / "studio" / "exports" / "labels"))
         assert client.get("/api/runs/first/exports/labels/labels.jsonl").text.count("\n") >= 4
     with LabelStore(root / "first" / "feedback.db") as store:
         assert store.submitters(1) == ("me",)
@@ -144,5 +144,5 @@ def test_a_run_that_cannot_start_says_why_and_the_next_one_gets_its_turn(tmp_pat
         while do(client, "second", "kill").status_code != 200:  # it has not begun yet
             assert time.monotonic() < end
             time.sleep(0.1)
-        ended(Job(second.path / "studio" / "train"))
+        ended(DetachedJob(second.path / "studio" / "train"))
         assert "killed" in client.get("/api/runs/second").json()["doing"]["message"]

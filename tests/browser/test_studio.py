@@ -91,7 +91,7 @@ def test_from_a_wish_to_a_lora(
     expect(page.get_by_role("heading", name="A hand with five fingers.")).to_be_visible()
     label = page.get_by_role("link", name="Label", exact=True)
     expect(label).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("Waits for marks, round 1 of 1")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Waits for marks, round 1 of 1", exact=True)).to_be_visible(timeout=LONG)
     if absolute:
         marks = [{"image_id": f"r0001-i000{k}", "kind": "verdict", "value": "good"} for k in (0, 1)]
         marks.append({"image_id": "r0001-i0000", "kind": "best", "value": "yes"})
@@ -111,7 +111,7 @@ def test_from_a_wish_to_a_lora(
         page.get_by_role("link", name="All runs").click()
         page.get_by_role("link", name="A hand with five fingers.").click()
 
-    expect(page.get_by_text("Finished after 1 rounds")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Finished after 1 round", exact=True)).to_be_visible(timeout=LONG)
     expect(page.get_by_role("heading", name="Before and after")).to_be_visible(timeout=LONG)
     slider = page.locator(".compare .slider")
     slider.get_by_role("slider").press("End")

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from hero.errors import RunError
 from hero.run.finished import read_json
 
-__all__ = ["Job", "JobState", "Jobs", "write_atomically"]
+__all__ = ["DetachedJob", "JobState", "Jobs", "write_atomically"]
 
 _ASKED, _DONE, _LOG, _LOCK, _PID = "job.json", "done.json", "log.txt", ".lock", "pid"
 _INTERRUPTED = (0, 130)
@@ -52,7 +52,7 @@ class JobState:
         return asdict(self)
 
 
-class Job:
+class DetachedJob:
     """The job in `folder`, which may not exist yet."""
 
     def __init__(self, folder: Path) -> None:
@@ -137,7 +137,7 @@ class Jobs:
             self._children = [child for child in self._children if child.poll() is None]
             return bool(self._children)
 
-    def start(self, job: Job, arguments: Sequence[str], about: Mapping[str, Any] | None = None) -> None:
+    def start(self, job: DetachedJob, arguments: Sequence[str], about: Mapping[str, Any] | None = None) -> None:
         """Starts `hero` with `arguments` as `job`; what the job did before is forgotten, files it made are not.
 
         Args:
@@ -175,7 +175,7 @@ class Jobs:
                 raise RunError(f"cannot start {' '.join(arguments[:1])} in {folder}: {error}") from error
             self._children.append(child)
 
-    def refuse(self, job: Job, reason: str) -> None:
+    def refuse(self, job: DetachedJob, reason: str) -> None:
         """Writes down that `job` could not be started."""
         with contextlib.suppress(OSError):
             job.folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from hero.ids import preview_id, prompts_in_turn
 from hero.run.directory import LORA_FILE, METRICS_FILE, REPORT_FILE
 from hero.run.finished import FinishedRun
 from hero.studio.folder import OWN
-from hero.studio.job import Job
+from hero.studio.job import DetachedJob
 from hero.studio.standing import training_of
 from hero.types import RoundStats
 from hero.web.errors import ApiError
@@ -72,8 +72,8 @@ def whole(path: Path) -> dict[str, Any]:
         "back_to": _back_to(path, len(history)),
         "files": [name for name, file in FILES.items() if (path / file).is_file()],
         "training": training_of(path).state().to_dict(),
-        "evaluating": Job(path / OWN / EVALUATE).state().to_dict()
-        | {"blind": bool(Job(path / OWN / EVALUATE).asked.get("blind"))},
+        "evaluating": DetachedJob(path / OWN / EVALUATE).state().to_dict()
+        | {"blind": bool(DetachedJob(path / OWN / EVALUATE).asked.get("blind"))},
         "draws": list(_draws(path)),
         "exports": {job.folder.name: _export(job) for job in _jobs(path / OWN / EXPORTS)},
     }
@@ -247,13 +247,13 @@ def _back_to(path: Path, rounds: int) -> list[int]:
     return sorted(kept - {rounds})
 
 
-def _jobs(folder: Path) -> Iterator[Job]:
+def _jobs(folder: Path) -> Iterator[DetachedJob]:
     try:
         names = sorted(os.listdir(folder))
     except OSError:
         return
     for name in names:
-        job = Job(folder / name)
+        job = DetachedJob(folder / name)
         if job.asked:
             yield job
 
@@ -274,7 +274,7 @@ def _draws(path: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _export(job: Job) -> dict[str, Any]:
+def _export(job: DetachedJob) -> dict[str, Any]:
     state = job.state()
     files: list[dict[str, Any]] = []
     if state.standing == "done":

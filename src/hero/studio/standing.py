@@ -14,7 +14,7 @@ from hero.feedback.store import LabelStore
 from hero.run.directory import RunDirectory, being_trained
 from hero.run.finished import FinishedRun
 from hero.studio.folder import OWN
-from hero.studio.job import Job
+from hero.studio.job import DetachedJob
 
 __all__ = ["TRAINING", "Doing", "doing", "events_of", "send", "training_of"]
 
@@ -65,9 +65,9 @@ class Doing:
         return asdict(self)
 
 
-def training_of(run: Path) -> Job:
+def training_of(run: Path) -> DetachedJob:
     """The job that trains `run`, if a studio started it."""
-    return Job(run / OWN / TRAINING)
+    return DetachedJob(run / OWN / TRAINING)
 
 
 def events_of(run: FinishedRun) -> DeskState | None:

@@ -18,7 +18,7 @@ from hero.run.directory import RunDirectory, being_trained
 from hero.run.finished import FinishedRun
 from hero.studio.back import copy_up_to
 from hero.studio.folder import OWN, Runs
-from hero.studio.job import Job, Jobs
+from hero.studio.job import DetachedJob, Jobs
 from hero.studio.messages import Draw, ExportKind
 from hero.studio.models import Models
 from hero.studio.overview import Overview
@@ -315,9 +315,9 @@ class Studio:
         own = path / OWN
         for job in (
             training_of(path),
-            Job(own / EVALUATE),
-            *map(Job, own.glob("draws/*")),
-            *map(Job, own.glob("exports/*")),
+            DetachedJob(own / EVALUATE),
+            *map(DetachedJob, own.glob("draws/*")),
+            *map(DetachedJob, own.glob("exports/*")),
         ):
             if job.running:
                 raise ApiError(409, "run-active", f"Something is still at work in {name}; stop it first.")
@@ -337,7 +337,7 @@ class Studio:
         folder = path / OWN / DRAWS
         with self._deciding:
             known = sorted(p.name for p in folder.glob("[0-9]*"))
-            if any(Job(folder / one).running for one in known):
+            if any(DetachedJob(folder / one).running for one in known):
                 raise ApiError(409, "drawing", f"{name} is drawing already; wait for it, or stop it.")
             number = f"{int(known[-1]) + 1 if known else 1:04d}"
             strengths = list(dict.fromkeys(wanted.strengths))
@@ -346,7 +346,7 @@ class Studio:
             arguments += [f"--prompt={prompt}" for prompt in wanted.prompts]
             arguments += [f"--strength={factor:g}" for factor in strengths]
             about = {**wanted.model_dump(), "strengths": strengths, "labels": run.labels}
-            self.jobs.start(Job(folder / number), arguments, about)
+            self.jobs.start(DetachedJob(folder / number), arguments, about)
         return number
 
     def export(self, name: str, kind: ExportKind) -> None:
@@ -356,7 +356,7 @@ class Studio:
             ApiError: it has learnt nothing yet, or is being exported.
         """
         path, run = self._learnt(name)
-        job = Job(path / OWN / EXPORTS / kind)
+        job = DetachedJob(path / OWN / EXPORTS / kind)
         out = job.folder / "out"
         with self._deciding:
             if job.running:
@@ -380,7 +380,7 @@ class Studio:
             ApiError: it has learnt nothing yet, or is being measured.
         """
         path, run = self._learnt(name)
-        job = Job(path / OWN / EVALUATE)
+        job = DetachedJob(path / OWN / EVALUATE)
         if job.running:
             raise ApiError(409, "evaluating", "That is being measured already.")
         arguments = ["evaluate", str(path), *(["--evaluator", "web", "--no-page"] if blind else [])]
@@ -392,7 +392,7 @@ class Studio:
         Raises:
             ApiError: it is not running.
         """
-        if not Job(self.runs.own(name) / job).signal(signal.SIGINT):
+        if not DetachedJob(self.runs.own(name) / job).signal(signal.SIGINT):
             raise ApiError(409, "job-idle", "That is not running any more.")
 
     def _learnt(self, name: str) -> tuple[Path, FinishedRun]:

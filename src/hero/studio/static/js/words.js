@@ -1,6 +1,6 @@
 // Words for states and numbers.
 
-import { duration } from "../../page/js/dom.js";
+import { count, duration } from "../../page/js/dom.js";
 
 export const percent = (share) => `${Math.round(share * 100)}\u202f%`;
 
@@ -49,7 +49,7 @@ export function doing(run) {
     case "stopped":
       return `Stopped after ${run.finished_rounds} of ${run.rounds} rounds`;
     case "finished":
-      return `Finished after ${run.finished_rounds} rounds`;
+      return `Finished after ${count(run.finished_rounds, "round")}`;
     default:
       return "Failed";
   }
