@@ -135,7 +135,8 @@ function chart(run) {
     h("figcaption", {}, "Good images of each round, over the labels so far"),
     curve(lines),
     h("ul", { class: "legend" }, ...lines.map((line) => h("li", { class: line.className }, line.name))),
-    run.method !== "heron" &&
+    run.evaluation?.tiles.length > 0 &&
+      run.method !== "heron" &&
       h(
         "p",
         { class: "hint" },
