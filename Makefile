@@ -56,8 +56,9 @@ browser:  ## a Chromium for the tests of the labelling page, where it can be ins
 	  echo "make: no chromium on PATH; install it, or the tests of the labelling page are skipped" >&2; \
 	fi
 
-page-pictures: $(STAMP) browser  ## make the pictures of the labelling page in docs/images anew, from a real run
+page-pictures: $(STAMP) browser  ## make the pictures of the pages in docs/images anew, from real runs
 	$(BIN)/python -m tests.browser.pictures
+	$(BIN)/python -m tests.browser.studio_pictures
 
 test: $(STAMP) browser  ## every test but the slow ones
 	$(PYTEST) -m "not slow"

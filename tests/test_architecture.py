@@ -29,6 +29,7 @@ WITHOUT_TORCH = (
     "hero.methods",
     "hero.registry",
     "hero.run",
+    "hero.studio.server",
     "hero.web.process",
     "hero.tasks",
     "hero.types",

@@ -333,6 +333,7 @@ def test_generate_is_a_function_of_its_options(run: Path) -> None:
         "again": ["--seed", "0", "--noise", "fresh", "--prompt", "1 hand"],
         "other": ["--seed", "1"],
         "base": ["--base"],
+        "absent": ["--strength", "0"],
         "refined": ["--noise", "refined"],
     }
     drawn: dict[str, dict[str, bytes]] = {}
@@ -342,12 +343,24 @@ def test_generate_is_a_function_of_its_options(run: Path) -> None:
         drawn[name] = tree(Path(name))
         assert set(drawn[name]) == {"0000.png", "0001.png"}
     assert drawn["tuned"] == drawn["again"]
+    assert drawn["base"] == drawn["absent"]
     assert len({drawn[name]["0000.png"] for name in ("tuned", "other", "base", "refined")}) == 4
+
+
+def test_generate_draws_the_same_noises_at_several_strengths(run: Path) -> None:
+    assert hero("generate", run, "--out", "one", "--images", "2").exit_code == 0
+    strengths = ["--strength", "0", "--strength", "0.5", "--strength", "1"]
+    assert hero("generate", run, "--out", "strip", "--images", "2", *strengths).exit_code == 0
+    found = [tree(Path("strip", f"strength-{factor}")) for factor in ("0", "0.5", "1")]
+    assert found[2] == tree(Path("one"))
+    assert len({images["0000.png"] for images in found}) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--out", "images", "--base", "--strength", "0.5"], "the base model is the LoRA at strength 0"),
+        (["--out", "images", "--strength", "nan"], "finite numbers"),
         (["--out", "images", "--noise", "refined", "--prompt", "a cat"], "no refined noise for these prompts"),
         (["--out", "images", "--prompt", " "], "--prompt is empty"),
         (["--out", "run"], "run exists and is not an empty folder"),

@@ -600,7 +600,8 @@ def validate(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("; ".join(dict.fromkeys(_explain(item) for item in error.errors()))) from None
+        problems = [(".".join(map(str, item["loc"])), _explain(item)) for item in error.errors()]
+        raise ConfigError("; ".join(dict.fromkeys(text for _, text in problems)), problems) from None
 
 
 # ---------------------------------------------------------------------------------------------- what version 0.1 wrote

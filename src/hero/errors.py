@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = ["ConfigError", "FeedbackError", "HeroError", "ModelError", "RunError", "TrainingError", "nearest"]
 
@@ -15,9 +15,18 @@ class HeroError(Exception):
 
 
 class ConfigError(HeroError, ValueError):
-    """A setting, a task, a method or an evaluator that does not exist or is out of range."""
+    """A setting, a task, a method or an evaluator that does not exist or is out of range.
+
+    Attributes:
+        problems: (setting, what is wrong with it) for each setting at fault, where that is known; "" stands for the
+            whole. Together they are the message.
+    """
 
     exit_status = 2
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class FeedbackError(HeroError, ValueError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hero.evaluation.stored import people_said
 from hero.ids import prompts_in_turn
 from hero.noise import InitialNoise, fresh_noise
 from hero.policies import load_policy
+from hero.policies.lora_file import scaled
 from hero.progress import OnImages
 from hero.rollout import draw_images
 from hero.run import RunDirectory
@@ -124,6 +127,7 @@ class TrainedRun:
         noise: str = "fresh",
         seed: int = 0,
         base: bool = False,
+        strength: float = 1.0,
         best_of: int = 1,
         progress: OnImages | None = None,
     ) -> list[Image.Image]:
@@ -133,6 +137,7 @@ class TrainedRun:
             noise: `fresh`, N(0, I), or `refined`, near the noises of good images.
             seed: of the initial noises and the step noises; independent of training and of evaluation.
             base: draw with the base model, without the LoRA.
+            strength: factor of the LoRA's effect, as its weight in other programs: 1 is as trained, 0 the base model.
             best_of: candidates drawn for each image, of which the one is kept that the run's reward scores highest. The
                 first candidates are what is drawn without a choice.
             progress: called with (candidates drawn so far, candidates in all).
@@ -140,10 +145,12 @@ class TrainedRun:
         Raises:
             ConfigError: `noise` is neither of these, or the run has no refined noise for these prompts; with `best_of`
                 above 1: the run's reward has learnt nothing about one of them, or is not learnt.
-            ValueError: `best_of` is less than 1.
+            ValueError: `best_of` is less than 1, or `strength` is not a finite number.
         """
         if best_of < 1:
             raise ValueError(f"best_of is {best_of}; it must be at least 1")
+        if not math.isfinite(strength):
+            raise ValueError(f"strength is {strength}; it must be a finite number")
         chosen = tuple(prompts or self.config.task.prompts)
         wanted = prompts_in_turn(chosen, images)
         noise_of = partial(self._noise, noise, chosen, wanted, seed)
@@ -175,10 +182,18 @@ class TrainedRun:
                 on_chunk=advance,
             )
 
-        if not base:
+        with self.policy.frozen() if base else self._at(strength):
             return draw()
-        with self.policy.frozen():
-            return draw()
+
+    @contextmanager
+    def _at(self, strength: float) -> Iterator[None]:
+        """Within it, the LoRA has `strength` times its effect."""
+        trained = self._checkpoint.tensors["lora"]
+        self.policy.load_state_dict(scaled(trained, strength))
+        try:
+            yield
+        finally:
+            self.policy.load_state_dict(trained)
 
     def _scorer(self, prompts: Sequence[str]) -> LatentScore:
         """The reward as of the checkpoint, as one that chooses among images of `prompts`."""

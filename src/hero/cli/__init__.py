@@ -4,7 +4,7 @@ Everything that can be wrong with the options is checked before a model is loade
 imported inside the commands that need them, so that help, lists and errors in the settings appear at once.
 """
 
-from hero.cli import bench, evaluate, inspect, resume, share, train
+from hero.cli import bench, evaluate, inspect, resume, share, studio, train
 from hero.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -13,6 +13,7 @@ __all__ = ["app", "main"]
 app.command()(train.train)
 app.command()(resume.resume)
 app.command()(resume.label)
+app.command()(studio.studio)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.generate)
 app.command()(evaluate.report)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from hero.cli.options import (
     AsJson,
     Host,
     NoBrowser,
+    NoPage,
     Port,
     Prefix,
     Prompts,
@@ -29,7 +31,7 @@ from hero.cli.options import (
     not_empty,
 )
 from hero.console import progress_bar, quiet_libraries, say, success_lines
-from hero.errors import RunError
+from hero.errors import ConfigError, RunError
 from hero.run.directory import REPORT_FILE
 from hero.run.output import check_free, new_output
 
@@ -74,6 +76,7 @@ def evaluate(
     allow_host: AllowHost = None,
     prefix: Prefix = "",
     no_browser: NoBrowser = False,
+    no_page: NoPage = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against its base model: success, diversity, drift."""
@@ -90,7 +93,7 @@ def evaluate(
         with interruptible(run, again):
             desk = _blind_desk(run, evaluator, console, images=images, prompts=prompts, out=out, round_=round_)
             if evaluator == "web":
-                result = _judge_on_page(desk, console, listening)
+                result = _judge_on_page(desk, console, None if no_page else listening)
             else:
                 result = _judge_here(desk, evaluator, console)
     written = _report_anew(run) if out is None and round_ is None else None
@@ -112,6 +115,14 @@ def generate(
     ] = NoiseChoice.FRESH,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
     base: Annotated[bool, typer.Option("--base", help="Draw with the base model, for comparison.")] = False,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Factor of the LoRA's effect; default: 1, as trained. Given several times, the same noises are drawn "
+            "at each of them, into a folder of its own.",
+        ),
+    ] = None,
     best_of: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Draw N candidates per image; keep what the run's reward likes best."),
@@ -121,23 +132,42 @@ def generate(
     """Draw images with what a run has learnt."""
     check_free(out)
     prompts = not_empty(prompt)
+    strengths = _strengths(strength, base)
     console = Console()
     trained = _load_trained(run, round_)
-    with progress_bar(console, "drawing", images * best_of) as advance:
-        pictures = trained.generate(
-            images=images,
-            prompts=prompts,
-            noise=noise.value,
-            seed=seed,
-            base=base,
-            best_of=best_of,
-            progress=lambda done, total: advance(done, "drawing", total),
-        )
+    drawn = []
+    with progress_bar(console, "drawing", images * best_of * len(strengths)) as advance:
+        for turn, factor in enumerate(strengths):
+            pictures = trained.generate(
+                images=images,
+                prompts=prompts,
+                noise=noise.value,
+                seed=seed,
+                base=base,
+                strength=factor,
+                best_of=best_of,
+                progress=lambda done, total, turn=turn: advance(  # type: ignore[misc]
+                    turn * total + done, "drawing", len(strengths) * total
+                ),
+            )
+            drawn.append((factor, pictures))
     with new_output(out) as folder:
-        for index, picture in enumerate(pictures):
-            picture.save(folder / f"{index:04d}.png")
+        for factor, pictures in drawn:
+            place = folder if len(strengths) == 1 else folder / f"strength-{factor:g}"
+            place.mkdir(exist_ok=True)
+            for index, picture in enumerate(pictures):
+                picture.save(place / f"{index:04d}.png")
     chosen = f", each the best of {best_of}" if best_of > 1 else ""
-    say(console, f"{images} images{chosen}   {out}")
+    at_each = f" at each of {len(strengths)} strengths" if len(strengths) > 1 else ""
+    say(console, f"{images} images{chosen}{at_each}   {out}")
+
+
+def _strengths(given: list[float] | None, base: bool) -> list[float]:
+    if given and base:
+        raise ConfigError("give either --base or --strength: the base model is the LoRA at strength 0")
+    if not all(map(math.isfinite, given or ())):
+        raise ConfigError("--strength takes finite numbers; 1 is as trained")
+    return list(dict.fromkeys(given or [1.0]))
 
 
 def report(
@@ -219,16 +249,18 @@ def _report_anew(run: Path) -> Path | None:
     return None
 
 
-def _judge_on_page(desk: BlindDesk, console: Console, listening: Listening) -> dict[str, Any]:
-    """Serves the desk until people have judged every round."""
+def _judge_on_page(desk: BlindDesk, console: Console, listening: Listening | None) -> dict[str, Any]:
+    """Serves the desk until people have judged every round; None: another process serves it."""
     from hero.people.evaluator import People, RunStopped
     from hero.web.process import page_served
 
     with desk:
         people = People(desk.store, desk.config.evaluator)
         people.channel.publish("run", 0, desk.description())
-        with page_served(desk.path, None, listening) as page:
-            say(console, f"judge the images at {page.address}", *listening_lines(listening))
+        with ExitStack() as stack:
+            if listening is not None:
+                page = stack.enter_context(page_served(desk.path, None, listening))
+                say(console, f"judge the images at {page.address}", *listening_lines(listening))
             try:
                 result = desk.judge(people, lambda *done: say(console, _judged(*done)))
             except (RunStopped, KeyboardInterrupt):

@@ -19,6 +19,7 @@ __all__ = [
     "Lora",
     "MergeLora",
     "NoBrowser",
+    "NoPage",
     "Port",
     "Prefix",
     "Processes",
@@ -95,6 +96,10 @@ Prefix = Annotated[
     ),
 ]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address without opening it.")]
+NoPage = Annotated[
+    bool,
+    typer.Option("--no-page", help="Serve no labelling page: `hero studio` or `hero label` does, in another process."),
+]
 Publish = Annotated[
     Path | None,
     typer.Option(

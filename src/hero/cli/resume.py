@@ -15,6 +15,7 @@ from hero.cli.options import (
     AsJson,
     Host,
     NoBrowser,
+    NoPage,
     Port,
     Prefix,
     Processes,
@@ -65,6 +66,7 @@ def resume(
     allow_host: AllowHost = None,
     prefix: Prefix = "",
     no_browser: NoBrowser = False,
+    no_page: NoPage = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that was stopped, or add rounds; says so if the run is finished."""
@@ -98,7 +100,7 @@ def resume(
         else:
             say(console, f"{run} continues after round {done} of {config.rounds}")
             if answers is None:
-                people = stack.enter_context(people_at(run, config, console, listening))
+                people = stack.enter_context(people_at(run, config, console, None if no_page else listening))
             history = train_to_end(tuner, people or answers, console, published)
         del tuner  # frees its model before the evaluation loads one
         finish(run, config, history, console, as_json, people)

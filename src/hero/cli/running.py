@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,18 +60,17 @@ def evaluator_of(config: Config) -> Evaluator | LiveEvaluator | None:
 
 
 @contextmanager
-def people_at(run: Path, config: Config, console: Console, listening: Listening) -> Iterator[People]:
-    """The people at the page of `run`, which is served for as long as the context lasts."""
+def people_at(run: Path, config: Config, console: Console, listening: Listening | None) -> Iterator[People]:
+    """The people at the page of `run`, served for as long as the context lasts; None: another process serves it."""
     from hero.feedback import LabelStore
     from hero.people.evaluator import People
     from hero.run import RunDirectory
     from hero.web.process import page_served
 
-    with (
-        LabelStore(RunDirectory(run, config).labels_at) as store,
-        page_served(run, config.evaluator.store, listening) as page,
-    ):
-        say(console, f"label at {page.address}", *listening_lines(listening))
+    with LabelStore(RunDirectory(run, config).labels_at) as store, ExitStack() as stack:
+        if listening is not None:
+            page = stack.enter_context(page_served(run, config.evaluator.store, listening))
+            say(console, f"label at {page.address}", *listening_lines(listening))
         yield People(store, config.evaluator)
         time.sleep(CLOSING_SECONDS)
 

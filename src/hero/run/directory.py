@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointKind",
     "RunDirectory",
+    "being_trained",
     "image_file",
     "read_images",
 ]
@@ -61,6 +63,8 @@ RESULT_FILE = "result.json"
 _FORMAT = 2
 _BEFORE_CONFIG = {".lock", ".config.toml.partial", START_FILE, f".{START_FILE}.partial"}
 """What is left of a run that was killed before it had a config.toml."""
+_LOOKS = 5
+"""How often a lock is tried before it counts as taken: whoever only looks (`being_trained`) holds it for an instant."""
 _KEEP = 4
 """Two rounds: should the newest be damaged, what was learnt before and its answer are still there."""
 
@@ -159,12 +163,16 @@ class RunDirectory:
             return
         with _disk_errors(self.path):
             file = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is trained
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise RunError(f"another process is training {self.path}; wait for it or stop it") from None
-        self._lock = file
+        for look in range(_LOOKS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.02 * look)
+            else:
+                self._lock = file
+                return
+        file.close()
+        raise RunError(f"another process is training {self.path}; wait for it or stop it")
 
     def unlock(self) -> None:
         """Lets another process train the run."""
@@ -360,6 +368,24 @@ def _places(config: Config) -> dict[str, str | None]:
 def _starting_from(config: Config, file: Path) -> Config:
     """`config` with the run's own copy of the LoRA that it starts from, wherever the run's folder is by now."""
     return config.model_copy(update={"lora": config.lora.model_copy(update={"start": str(file.absolute())})})
+
+
+def being_trained(run: Path) -> bool:
+    """Whether a process is training the run in `run` at this moment; False where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        with open(run / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # it may not be opened, or is on a disk without locks
+        return False
+    return False
 
 
 def image_file(run: Path, image: ImageId) -> Path:

@@ -16,7 +16,7 @@ from hero.ids import ImageId
 from hero.run import image_file
 from hero.web.errors import ApiError
 
-__all__ = ["WIDTHS", "ImageFile", "Images"]
+__all__ = ["WIDTHS", "ImageFile", "Images", "Pictures"]
 
 WIDTHS = (128, 256, 512, 1024)
 """Widths that can be asked for, in pixels."""
@@ -35,6 +35,59 @@ class ImageFile:
     tag: str
 
 
+class Pictures:
+    """Image files and smaller versions of them, which are kept in memory; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, ImageFile] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def tag(self, path: Path, width: int | None) -> str:
+        """The ETag of the image in `path` in a width.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        stat = path.stat()
+        return f'"{path.stem}-{stat.st_mtime_ns:x}-{stat.st_size:x}-{width or 0}"'
+
+    def load(self, path: Path, width: int | None) -> ImageFile:
+        """The image, at most `width` pixels wide; never made larger.
+
+        Raises:
+            OSError, ValueError: there is no such file, or it is no image.
+        """
+        tag = self.tag(path, width)
+        key = f"{path.parent}{tag}"
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        data = path.read_bytes()
+        media_type = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
+        if media_type is None:
+            raise ValueError(f"{path} is no image")
+        try:
+            small = None if width is None else _at_most_wide(data, width)
+        except (SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} is no image: {error}") from None
+        if small is None:
+            return ImageFile(data, media_type, tag)  # the system keeps the file itself in memory
+        found = ImageFile(small, "image/jpeg", tag)
+        self._keep(key, found)
+        return found
+
+    def _keep(self, key: str, found: ImageFile) -> None:
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = found
+                self._bytes += len(found.data)
+            while self._bytes > _MOST_KEPT:
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= len(oldest.data)
+
+
 class Images:
     """The images of a desk.
 
@@ -50,9 +103,7 @@ class Images:
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="hero-web-images")
         self._folder = folder
         self._known = known
-        self._kept: OrderedDict[str, ImageFile] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._pictures = Pictures()
 
     def tag(self, image: ImageId, width: int | None) -> str:
         """The ETag of an image in a width.
@@ -61,10 +112,9 @@ class Images:
             ApiError: 404, no such image.
         """
         try:
-            stat = self._path(image).stat()
+            return self._pictures.tag(self._path(image), width)
         except OSError:
             raise _missing(image) from None
-        return f'"{image}-{stat.st_mtime_ns:x}-{stat.st_size:x}-{width or 0}"'
 
     def load(self, image: ImageId, width: int | None) -> ImageFile:
         """The image, at most `width` pixels wide; never made larger.
@@ -72,39 +122,18 @@ class Images:
         Raises:
             ApiError: 404, no such image, or its file is not an image.
         """
-        tag = self.tag(image, width)
-        with self._lock:
-            if tag in self._kept:
-                self._kept.move_to_end(tag)
-                return self._kept[tag]
         try:
-            data = self._path(image).read_bytes()
-            media_type = next(kind for start, kind in _KINDS.items() if data.startswith(start))
-            small = None if width is None else _smaller(data, width)
-        except (OSError, StopIteration, SyntaxError, ValueError, Image.DecompressionBombError):
+            return self._pictures.load(self._path(image), width)
+        except (OSError, ValueError):
             raise _missing(image) from None
-        if small is None:
-            return ImageFile(data, media_type, tag)  # the system keeps the file itself in memory
-        found = ImageFile(small, "image/jpeg", tag)
-        self._keep(found)
-        return found
 
     def _path(self, image: ImageId) -> Path:
         if not self._known(image):
             raise _missing(image)
         return image_file(self._folder, image)
 
-    def _keep(self, found: ImageFile) -> None:
-        with self._lock:
-            if found.tag not in self._kept:
-                self._kept[found.tag] = found
-                self._bytes += len(found.data)
-            while self._bytes > _MOST_KEPT:
-                _, oldest = self._kept.popitem(last=False)
-                self._bytes -= len(oldest.data)
 
-
-def _smaller(data: bytes, width: int) -> bytes | None:
+def _at_most_wide(data: bytes, width: int) -> bytes | None:
     """A JPEG of that width; None if the image is not wider."""
     with Image.open(io.BytesIO(data)) as image:
         if image.width <= width:

@@ -73,8 +73,8 @@ class Listening:
         return True
 
 
-def listen(host: str, port: int | None) -> socket.socket:
-    """A socket bound on `host`: to `port`, or to `PORT` if that is free, or to any.
+def listen(host: str, port: int | None, usual: int = PORT) -> socket.socket:
+    """A socket bound on `host`: to `port`, or to `usual` if that is free, or to any.
 
     Raises:
         ConfigError: the address or port is not available.
@@ -82,7 +82,7 @@ def listen(host: str, port: int | None) -> socket.socket:
     if port is not None:
         return bind(host, port)
     try:
-        return bind(host, PORT)
+        return bind(host, usual)
     except ConfigError:
         return bind(host, 0)
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from hero.errors import RunError
 from hero.web.listening import Listening
 
-__all__ = ["Page", "page_served"]
+__all__ = ["Page", "kept_token", "page_served"]
 
 _READY = "serving "
 _TOKEN_FILE = ".web-token"
@@ -62,7 +62,7 @@ def page_served(desk: Path, store: str | None = None, listening: Listening | Non
     command += [word for name in listening.names for word in ("--allow-host", name)]
     command += ["--prefix", listening.prefix] if listening.prefix else []
     command += ["--open"] if listening.browser else []
-    environment = {**os.environ, "HERO_WEB_TOKEN": os.environ.get("HERO_WEB_TOKEN") or _token(desk)}
+    environment = {**os.environ, "HERO_WEB_TOKEN": os.environ.get("HERO_WEB_TOKEN") or kept_token(desk)}
     process = subprocess.Popen(
         command,
         env=environment,
@@ -92,8 +92,8 @@ def page_served(desk: Path, store: str | None = None, listening: Listening | Non
         process.stdout.close()
 
 
-def _token(desk: Path) -> str:
-    """The desk's own token; made once, readable by its owner alone."""
+def kept_token(desk: Path) -> str:
+    """The folder's own token; made once, readable by its owner alone."""
     file = desk / _TOKEN_FILE
     with contextlib.suppress(OSError):
         kept = file.read_text(encoding="ascii").strip()

@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -17,10 +18,10 @@ from fastapi import FastAPI
 from hero.errors import ConfigError
 from hero.web.app import create_app
 from hero.web.desk import Desk
-from hero.web.listening import Listening, listen, page_address
+from hero.web.listening import PORT, Listening, listen, page_address
 from hero.web.security import Access
 
-__all__ = ["serve"]
+__all__ = ["serve", "serve_app"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}")
 _GRACE = 5
@@ -39,14 +40,27 @@ def serve(desk: Path, store_url: str | None, listening: Listening, token: str | 
         ConfigError: the token is too short, or the address or port is not available.
         RunError: there is no such desk, or its store cannot be opened.
     """
+    serve_app(lambda access: create_app(Desk(desk, store_url), access), listening, PORT, token)
+
+
+def serve_app(make: Callable[[Access], FastAPI], listening: Listening, usual: int, token: str | None = None) -> None:
+    """Serves an application as `serve` does; its `state.broadcast` is closed when the server has to stop.
+
+    Args:
+        make: makes the application, which checks every request by the access that it is given.
+        usual: the port where `listening` names none and this one is free.
+
+    Raises:
+        ConfigError: as `serve`; and whatever `make` raises.
+    """
     token = secrets.token_urlsafe(32) if token is None else token
     if not _TOKEN.fullmatch(token):
         raise ConfigError("the token must have 16 to 200 letters, digits, - or _; leave it out to have one made")
     host = listening.host
-    listener = listen(host, listening.port)
+    listener = listen(host, listening.port, usual)
     try:
         taken = listener.getsockname()[1]
-        app = create_app(Desk(desk, store_url), Access.of(token, host, taken, listening.names, listening.prefix))
+        app = make(Access.of(token, host, taken, listening.names, listening.prefix))
         server = _Server(app, page_address(host, taken, listening.prefix, token), browse=listening.browser)
         # uvicorn raises the signal again once it has shut down, but stopping on request is not a failure.
         for number in (signal.SIGTERM, signal.SIGINT):
