@@ -301,7 +301,7 @@ def test_an_empty_form_shows_what_is_usual(client: TestClient) -> None:
         ({"settings": {"sampling.eta": "2"}}, "sampling.eta", "less than or equal to 1"),
         ({"settings": {"lora.layers": ["knees"]}}, "lora.layers", "'attention'"),
         ({"settings": {"update.ppo.clip_range": 0}}, "update.ppo.clip_range", "greater than 0"),
-        ({"settings": {"update.nft.beta": 1}}, "update.nft.beta", "this run's is 'ppo'"),
+        ({"settings": {"update.nft.beta": 1}}, "update.kind", "this run's is 'ppo'"),
         ({"settings": {"evaluator.rule": "coin"}}, "evaluator.rule", "match pattern"),
         ({"judge": "oracle"}, "judge", "judge yourself"),
         ({"method": "magic"}, "method", "unknown method"),
