@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import zipfile
@@ -80,6 +81,24 @@ def test_a_card_is_made_anew_when_something_changes(client: TestClient, root: Pa
     run.add_round(2)
     assert overview.traces() != before
     assert cards(client)["cup"]["finished_rounds"] == 2
+
+
+def test_the_end_of_a_job_is_a_change_even_if_it_writes_nothing(client: TestClient, root: Path) -> None:
+    run = OnDisk(root, "cup", rounds=1)
+    job = run.path / "studio" / "exports" / "kohya"
+    job.mkdir(parents=True)
+    (job / "job.json").write_text(json.dumps({"arguments": [], "started": "2026-01-01"}))
+    overview = client.app.state.studio.overview  # type: ignore[attr-defined]
+    with open(job / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert client.get("/api/runs/cup").json()["exports"]["kohya"]["standing"] == "running"
+        before = overview.traces()
+    assert overview.traces() != before
+    assert client.get("/api/runs/cup").json()["exports"]["kohya"]["standing"] == "killed"
+    with open(job / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # its end is on disk, and the process is about to go
+        (job / "done.json").write_text(json.dumps({"status": 0, "ended": "2026-01-01"}))
+        assert client.get("/api/runs/cup").json()["exports"]["kohya"]["standing"] == "done"
 
 
 def test_success_is_shown_where_it_is_known(client: TestClient, root: Path) -> None:
@@ -282,7 +301,7 @@ def test_an_empty_form_shows_what_is_usual(client: TestClient) -> None:
         ({"settings": {"sampling.eta": "2"}}, "sampling.eta", "less than or equal to 1"),
         ({"settings": {"lora.layers": ["knees"]}}, "lora.layers", "'attention'"),
         ({"settings": {"update.ppo.clip_range": 0}}, "update.ppo.clip_range", "greater than 0"),
-        ({"settings": {"update.nft.beta": 1}}, "update.nft.beta", "this run's is 'ppo'"),
+        ({"settings": {"update.nft.beta": 1}}, "update.kind", "this run's is 'ppo'"),
         ({"settings": {"evaluator.rule": "coin"}}, "evaluator.rule", "match pattern"),
         ({"judge": "oracle"}, "judge", "judge yourself"),
         ({"method": "magic"}, "method", "unknown method"),

@@ -14,7 +14,9 @@ __all__ = ["Changes"]
 
 _LOOK = 1.0
 _SHARE = 0.01
-"""Looking takes at most this share of one processor, however many runs there are."""
+"""Looking takes about this share of one processor at most, however many runs there are..."""
+_LONGEST = 5.0
+"""...unless that meant to wait longer than this."""
 _HEARTBEAT = 15.0
 
 _log = logging.getLogger("hero.studio")
@@ -50,7 +52,7 @@ class Changes:
                 if seen != self._seen:
                     self._seen = seen
                     self._wake()
-            await asyncio.sleep(max(_LOOK, (time.monotonic() - began) / _SHARE))
+            await asyncio.sleep(max(_LOOK, min(_LONGEST, (time.monotonic() - began) / _SHARE)))
 
     def close(self) -> None:
         """Ends every stream, so that the server can stop."""

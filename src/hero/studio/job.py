@@ -83,9 +83,9 @@ class DetachedJob:
         if not asked:
             return JobState("none")
         started = asked.get("started")
-        if self.running:
+        done = read_json(self.folder / _DONE)  # it is there before the process has quite ended
+        if done is None and self.running:
             return JobState("running", started)
-        done = read_json(self.folder / _DONE)
         if done is None:
             message = "It ended without a word: it was killed, ran out of memory, or the machine went down."
             return JobState("killed", started, None, message)

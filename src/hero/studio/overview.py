@@ -15,7 +15,8 @@ from hero.ids import image_id
 from hero.run.directory import METRICS_FILE, REPORT_FILE, RESULT_FILE, STORE_FILE, being_trained, image_file
 from hero.run.finished import FinishedRun
 from hero.studio.folder import Runs
-from hero.studio.standing import Doing, doing, training_of
+from hero.studio.job import DetachedJob
+from hero.studio.standing import Doing, doing
 from hero.tasks import TASKS
 from hero.types import RoundStats
 from hero.web.errors import ApiError
@@ -90,13 +91,13 @@ class Overview:
     def _trace(self, name: str) -> Trace:
         path = self._runs.root / name
         watched = [path / one for one in _WATCHED]
-        for pattern in _DEEPER:
-            watched += sorted(path.glob(pattern))
+        jobs = [job for pattern in _DEEPER for job in sorted(path.glob(pattern))]
+        watched += jobs
         newest = max(_names(path / "rounds"), default=None)
         if newest is not None:
             watched.append(path / "rounds" / newest / "images")
         stats = tuple(_stamp(one) for one in watched)
-        return (*stats, being_trained(path), training_of(path).running, self._place(name))
+        return (*stats, being_trained(path), *(DetachedJob(job).running for job in jobs), self._place(name))
 
 
 def card_of(path: Path, *, archived: bool, place: int | None) -> dict[str, Any]:
