@@ -91,7 +91,7 @@ def test_training_prints_a_line_a_round_and_a_summary(trained: tuple[Path, Resul
         assert str(run / file) in result.stdout
         assert (run / file).stat().st_size > 0
     commands = [line.split()[:3] for line in lines if line.startswith("  hero ")]
-    assert commands == [["hero", command, str(run)] for command in ("generate", "evaluate", "resume")]
+    assert commands == [["hero", command, str(run)] for command in ("evaluate", "generate", "evaluate", "resume")]
     assert "success: unknown" in result.stdout  # no judge was made for a random model
     assert result.stderr == ""
 

@@ -299,14 +299,23 @@ NAMED_IN |= {"policies/lora_file.py", "bench/cells.py", "export/comfyui_node.py"
 """Where these names are written out: the run directory; the library's own name of a LoRA; the store's default name,
 a store that is thrown away, a help text; the base model's result, which is of no run; a node that stands
 alone in another program."""
+STUDIO = {"studio/back.py", "studio/desks.py", "studio/overview.py", "studio/results.py"}
 USED_IN = {
-    "METRICS_FILE": {"run/finished.py", "cli/running.py", "console.py"},
-    "STORE_FILE": {"run/finished.py", "evaluation/people.py", "web/desk.py", "run/branch.py"},
+    "METRICS_FILE": {"run/finished.py", "cli/running.py", "console.py", "studio/overview.py", "studio/results.py"},
+    "STORE_FILE": {"run/finished.py", "evaluation/people.py", "web/desk.py", "run/branch.py"}
+    | STUDIO - {"studio/results.py"},
     "NOISE_FILE": {"run/finished.py", "run/state.py", "export/__init__.py"},
-    "LORA_FILE": {"run/finished.py", "console.py", "people/session.py", "bench/cells.py", "web/desk.py"},
-    "RESULT_FILE": {"run/finished.py", "trained.py", "evaluation/people.py"},
+    "LORA_FILE": {
+        "run/finished.py",
+        "console.py",
+        "people/session.py",
+        "bench/cells.py",
+        "web/desk.py",
+        "studio/results.py",
+    },
+    "RESULT_FILE": {"run/finished.py", "trained.py", "evaluation/people.py", "studio/overview.py"},
 }
-"""The reader, who writes them, and who says where they are."""
+"""The reader, who writes them, who says where they are or hands them out, and who looks when they last changed."""
 
 
 def test_nothing_else_opens_the_files_of_a_run() -> None:

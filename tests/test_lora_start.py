@@ -352,8 +352,8 @@ def test_layers_of_lower_rank_are_padded_and_learn_like_the_others(place: Path, 
 
 
 def test_the_command_takes_a_lora_and_says_what_it_is(random_pipeline: Path, tmp_path: Path) -> None:
-    lora = {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.randn(3, 64)}
-    lora |= {key.replace("lora_A", "lora_B"): torch.randn(64, 3) for key in lora}
+    lora = {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.randn(3, 96)}
+    lora |= {key.replace("lora_A", "lora_B"): torch.randn(96, 3) for key in lora}
     save_file(lora, tmp_path / "style.safetensors")
     command = ["train", "--model", str(random_pipeline), "--prompt", "1 hand", "--evaluator", "test_cli:every_other"]
     command += [

@@ -135,11 +135,11 @@ def test_the_api_labels_a_round(url: str, tmp_path: Path) -> None:
         assert mark(client, 1, best(ids[0]), good(ids[1])).json()["stored"] == 3
         assert mark(other, 1, best(ids[1])).json()["mine"]["best"] == [ids[1]]
         assert_error(mark(client, 1, bad("r0001-i0077")), 422, "unknown-image")
-        assert submit(client, 1).json() == {"submitted": True, "good": 2, "bad": 4, "best": [ids[1]]}
+        assert submit(client, 1).json() == {"submitted": True, "good": 2, "bad": 4, "unsure": 0, "best": [ids[1]]}
         assert_error(submit(other, 1), 409, "already-submitted")
         assert other.get("/api/state").json()["evaluators"] == [{"name": "me", "marked": 6, "submitted": True}]
         assert client.post("/api/commands", json={"kind": "stop", "body": {}, "evaluator": "me"}).json() == {"id": 1}
-    assert len(rows(run.store)) == 3 + 2 + 4
+    assert len(rows(run.store)) == 3 + 2 + 4 + 4  # four that nobody marked, each with a mark that says so
     run.close()
 
 

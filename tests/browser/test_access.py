@@ -77,6 +77,7 @@ def test_every_view_has_names_and_contrast(make_desk: Make, serve: Make, visit: 
     desk.tell("suggestions", 3, images={f"r0003-i{k:04d}": {"verdict": "good", "score": 0.6} for k in range(6)})
     page.get_by_role("switch", name="Suggestions").click()
     expect(page.locator(".tile.suggested").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the screen"
     page.get_by_role("button", name="Run", exact=True).click()
     check(page)
     page.keyboard.press("Escape")

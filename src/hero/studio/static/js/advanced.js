@@ -9,6 +9,7 @@ export class Advanced {
     this.onChange = onChange;
     this.fields = new Map();
     this.kinds = [];
+    this.words = "";
     const find = h("input", {
       type: "search",
       class: "find",
@@ -92,6 +93,7 @@ export class Advanced {
     this.chosen = values;
     for (const [key, { control, clear }] of this.fields) if (clear.hidden) control.usual(values[key]);
     for (const { key, kind, box } of this.kinds) box.hidden = values[key] !== kind;
+    this.find(this.words); // a table that has come or gone changes what is found
   }
 
   isInUse(key) {
@@ -102,6 +104,7 @@ export class Advanced {
   }
 
   find(words) {
+    this.words = words;
     const wanted = words.trim().toLowerCase();
     for (const section of this.sections) {
       let any = false;

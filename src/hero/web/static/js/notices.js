@@ -27,7 +27,7 @@ function noticesOf({ connection, unsent, phase, run, revealed, suggestions, roun
     add(
       "away",
       "Another server answers here, or this page is signed out. Open the address that hero prints, the one with " +
-        "?token= in it; what you marked is kept in this browser.",
+        "the token in it; what you marked is kept in this browser.",
     );
   }
   if (run?.sensitive && !revealed) {
