@@ -6,6 +6,7 @@ import { runHash, tried } from "./deeds.js";
 import { Questions } from "./questions.js";
 import { bytes } from "./words.js";
 
+const AGAIN = 2000;
 const WAIT = 300;
 const SETTING_OF_VARIETY = "practice.enough";
 
@@ -51,10 +52,10 @@ export class NewRun extends Questions {
   async check() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
     set(this.name, { placeholder: this.suggested() });
-    const found = await check(this.wish()).catch((error) => ({
-      problems: [{ field: "", message: error.message }],
-      values: null,
-    }));
+    const found = await check(this.wish()).catch((error) => {
+      if (turn === this.turn) this.timer = setTimeout(() => this.check(), AGAIN); // a server that is busy, say
+      return { problems: [{ field: "", message: error.message }], values: null };
+    });
     if (turn !== this.turn) return this.checked;
     this.checked = found;
     this.show();
