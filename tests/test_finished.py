@@ -299,11 +299,16 @@ NAMED_IN |= {"policies/lora_file.py", "bench/cells.py", "export/comfyui_node.py"
 """Where these names are written out: the run directory; the library's own name of a LoRA; the store's default name,
 a store that is thrown away, a help text; the base model's result, which is of no run; a node that stands
 alone in another program."""
-STUDIO = {"studio/back.py", "studio/desks.py", "studio/overview.py", "studio/results.py"}
 USED_IN = {
     "METRICS_FILE": {"run/finished.py", "cli/running.py", "console.py", "studio/overview.py", "studio/results.py"},
-    "STORE_FILE": {"run/finished.py", "evaluation/people.py", "web/desk.py", "run/branch.py"}
-    | STUDIO - {"studio/results.py"},
+    "STORE_FILE": {
+        "run/finished.py",
+        "evaluation/people.py",
+        "web/desk.py",
+        "run/branch.py",
+        "studio/desks.py",
+        "studio/overview.py",
+    },
     "NOISE_FILE": {"run/finished.py", "run/state.py", "export/__init__.py"},
     "LORA_FILE": {
         "run/finished.py",

@@ -451,6 +451,16 @@ def test_a_store_of_version_2_is_upgraded_in_place_and_read_without_it(path: Pat
     assert schema_of(path) == new
 
 
+def test_what_was_taken_back_is_open_in_a_copy_too(store: LabelStore, tmp_path: Path) -> None:
+    for name in ("ada", "zoe"):
+        store.mark(1, name, Mark(IDS[0], "verdict", "good"))
+        store.submit(1, name)
+    store.reopen(1, "ada")
+    with LabelStore(tmp_path / "copy.db") as copy:
+        store.copy_rounds(copy, 1)
+        assert copy.submitters(1) == store.submitters(1) == ("zoe",)
+
+
 def test_a_submission_is_taken_back_and_made_again(store: LabelStore) -> None:
     for name in ("ada", "zoe"):
         store.mark(1, name, Mark(IDS[0], "verdict", "good"))

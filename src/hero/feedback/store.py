@@ -31,6 +31,8 @@ _PAGE = 1000
 _EDITING = 0x4E121  # of PostgreSQL's advisory locks
 _labels, _submissions, _answers = schema.labels, schema.submissions, schema.answers
 _reopenings = schema.reopenings
+_OF_THE_PROCESS = ("phase", "command")
+"""Kinds of event."""
 
 
 @dataclass(frozen=True)
@@ -339,11 +341,13 @@ class LabelStore:
             return int(connection.execute(query).scalar_one())
 
     def copy_rounds(self, other: LabelStore, until: int) -> None:
-        """Puts the marks, submissions and answers of rounds up to `until` into `other`, which has none, as they are."""
-        for table in (_labels, _submissions, _answers):
+        """Puts all that was said in rounds up to `until`, and what pages show of them, into `other`, which has nothing,
+        as it is; not what was about the process that trained then."""
+        for table in (_labels, _submissions, _reopenings, _answers, schema.events):
             query = sa.select(table).where(table.c.round <= until).order_by(table.c.id)
             with self.database.transaction(write=False) as connection:
                 rows = [row._asdict() for row in connection.execute(query)]
+            rows = [row for row in rows if row.get("kind") not in _OF_THE_PROCESS] if table is schema.events else rows
             if rows:
                 with other.database.transaction(write=True) as connection:
                     connection.execute(table.insert(), rows)

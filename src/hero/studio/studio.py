@@ -14,9 +14,9 @@ from hero import __version__
 from hero.config import Config
 from hero.errors import ConfigError, FeedbackError, HeroError, RunError
 from hero.methods import METHODS
+from hero.run.branch import branch
 from hero.run.directory import RunDirectory, being_trained
 from hero.run.finished import FinishedRun
-from hero.studio.back import copy_up_to
 from hero.studio.folder import OWN, Runs
 from hero.studio.job import DetachedJob, Jobs
 from hero.studio.messages import Draw, ExportKind
@@ -305,7 +305,7 @@ class Studio:
         source = readable(self.runs.path(name))
         target = self.runs.new_path(new)
         try:
-            copy_up_to(source, round_, target)
+            branch(source.path, round_, target)
         except RunError as error:
             raise ApiError(409, "cannot-go-back", str(error)) from None
 

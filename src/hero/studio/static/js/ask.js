@@ -1,48 +1,7 @@
 // Questions in a dialog.
 
 import { h } from "../../page/js/dom.js";
-
-/** A dialog that is made, shown and thrown away; resolves with what `read` gives, or null when it is closed. */
-export function ask({ title, content = [], submit, danger = false, read = () => true, cancel = "Cancel" }) {
-  return new Promise((resolve) => {
-    let answer = null;
-    const go = submit ? h("button", { type: "submit", class: danger ? "primary danger" : "primary" }, submit) : null;
-    const leave = h("button", { type: "button", class: "plain-button", on: { click: () => dialog.close() } }, cancel);
-    const form = h(
-      "form",
-      {
-        method: "dialog",
-        on: {
-          submit: (event) => {
-            event.preventDefault();
-            answer = read();
-            if (answer !== null) dialog.close();
-          },
-        },
-      },
-      h("h2", {}, title),
-      ...content,
-      h("div", { class: "buttons" }, leave, go),
-    );
-    const dialog = h(
-      "dialog",
-      {
-        class: "question",
-        "aria-label": title,
-        on: {
-          click: (event) => event.target === dialog && dialog.close(),
-          close: () => {
-            dialog.remove();
-            resolve(answer);
-          },
-        },
-      },
-      form,
-    );
-    document.body.append(dialog);
-    dialog.showModal();
-  });
-}
+import { ask } from "../../page/js/question.js";
 
 /** Whether to do it. */
 export const confirm = (title, words, submit, danger = true) =>

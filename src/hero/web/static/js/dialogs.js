@@ -3,51 +3,9 @@
 import { enterLayer, leaveLayer } from "./back.js";
 import { h } from "./dom.js";
 import { KEYS } from "./keys.js";
+import { ask as askIn } from "./question.js";
 
-/** A dialog that is made, shown and thrown away; resolves with what `read` gives, or null when it is closed. */
-function ask({ title, content, submit, danger = false, read = () => true, cancel = "Cancel" }) {
-  return new Promise((resolve) => {
-    let answer = null;
-    const go = submit ? h("button", { type: "submit", class: danger ? "primary danger" : "primary" }, submit) : null;
-    const leave = h("button", { type: "button", class: "plain-button", on: { click: () => dialog.close() } }, cancel);
-    const form = h(
-      "form",
-      {
-        method: "dialog",
-        on: {
-          submit: (event) => {
-            event.preventDefault();
-            answer = read(form);
-            if (answer !== null) dialog.close();
-          },
-        },
-      },
-      h("h2", {}, title),
-      ...content,
-      h("div", { class: "buttons" }, leave, go),
-    );
-    const dialog = h(
-      "dialog",
-      {
-        class: "question",
-        "aria-label": title,
-        on: {
-          click: (event) => event.target === dialog && dialog.close(),
-          close: () => {
-            leaveLayer(back);
-            dialog.remove();
-            resolve(answer);
-          },
-        },
-      },
-      form,
-    );
-    const back = () => dialog.close();
-    document.body.append(dialog);
-    dialog.showModal();
-    enterLayer(back);
-  });
-}
+const ask = (question) => askIn({ ...question, shown: enterLayer, gone: leaveLayer });
 
 export const NAME = /^[\p{L}\p{N} ._@-]{1,40}$/u;
 
