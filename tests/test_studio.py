@@ -285,6 +285,10 @@ def test_an_empty_form_shows_what_is_usual(client: TestClient) -> None:
     assert [problem["field"] for problem in found["problems"]] == ["prompts"]
     assert found["values"]["sampling.images_per_round"] == 32
     assert found["labels"] == 8 * 32
+    wrong = {"method": "hero", "prompts": ["a cup"], "settings": {"sampling.num_steps": "4"}, "images_per_round": "4"}
+    found = client.post("/api/check", json=wrong).json()
+    assert [problem["field"] for problem in found["problems"]] == ["update.ppo.timesteps_per_image"]
+    assert (found["values"]["update.kind"], found["labels"]) == ("ppo", None)  # so that its table is there to be mended
     options = client.get("/api/options").json()
     assert {"hand", "black-cat"} <= {task["name"] for task in options["tasks"]}
     assert {"hero", "heron"} <= {method["name"] for method in options["methods"]}

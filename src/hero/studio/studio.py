@@ -36,6 +36,12 @@ _ASKED_HERE = ("web", "oracle")
 _SOME_PROMPT = "an image"
 
 
+def _usual(wish: Wish) -> Wish:
+    """The same wish with nothing but task, model and method chosen."""
+    kept = {name: getattr(wish, name) for name in ("task", "model", "method", "like")}
+    return Wish(prompts=[_SOME_PROMPT], **kept)
+
+
 class Studio:
     """What the routes call; safe to use from several threads, and alone with its folder.
 
@@ -117,7 +123,10 @@ class Studio:
         }
 
     def check(self, wish: Wish) -> dict[str, Any]:
-        """Whether `wish` could become a run: what is wrong, or every setting that it would have."""
+        """Whether `wish` could become a run: what is wrong, and every setting that it would have.
+
+        Where something is wrong, the settings are those usual for its method and model, and `labels` is None.
+        """
         found = self._checked(wish)
         problems = [vars(problem) for problem in found.problems]
         if problems and not wish.prompts:  # a form that is still empty shows the usual values all the same
@@ -127,9 +136,10 @@ class Studio:
                 self.runs.new_path(wish.name)
             except ApiError as error:
                 problems.append({"field": "name", "message": error.message})
-        config = found.config
+        labels = None if found.config is None else found.config.rounds * found.config.sampling.images_per_round
+        # What is wrong may stand in a table that only the method's usual values bring to light.
+        config = found.config or self._checked(_usual(wish)).config
         values = None if config is None else flat(config.model_dump(mode="json"))
-        labels = None if config is None else config.rounds * config.sampling.images_per_round
         return {"problems": problems, "values": values, "labels": labels}
 
     def configuration(self, wish: Wish) -> Config:

@@ -76,7 +76,7 @@ export class NewRun extends Questions {
         [this.seed, "seed"],
       ])
         set(input, { placeholder: String(values[key]) });
-      set(this.total, { text: `${count(labels, "label")} in all` });
+      set(this.total, { text: labels === null ? "" : `${count(labels, "label")} in all` });
       set(this.labels, {
         text: `${count(values.rounds, "round")} of ${count(values["sampling.images_per_round"], "image")}, ${values["sampling.height"] ? `${values["sampling.width"]}×${values["sampling.height"]}, ` : ""}${values["practice.draws"] ? `${count(values["practice.draws"], "image")} of practice after each, which nobody has to look at` : "no practice in between"}.`,
       });
